@@ -74,17 +74,8 @@ def test_an_index_takes_the_same_rows_of_every_field(case, data):
             *([st.lists(st.integers(-n, n - 1)), st.integers(-n, n - 1)] if n else [st.just([])]),
         )
     )
-    rows = np.atleast_1d(
-        np.arange(n)[
-            index
-            if len(np.shape(index)) == 0 or len(index)
-            else []
-            if False
-            else np.asarray(index, int)
-            if isinstance(index, list)
-            else index
-        ]
-    )
+    plain = np.array(index, int) if isinstance(index, list) else index
+    rows = np.atleast_1d(np.arange(n)[plain])
     taken = x[index]
     assert (full(taken.flat, x.size) == values[rows]).all()
     assert (taken.scores == x.scores[rows]).all()
@@ -199,8 +190,14 @@ def test_the_sound_case_is_sound():
             {"boxes": BOX - 1},
             "box 0 (x0 y0 x1 y1 = -1 -1 1 1) is empty or leaves the image of 6 x 4",
         ),
-        ({"boxes": BOX + [5, 0, 5, 0]}, "box 0 (x0 y0 x1 y1 = 5 0 7 2) is empty or leaves"),
-        ({"boxes": BOX + [0, 3, 0, 3]}, "box 0 (x0 y0 x1 y1 = 0 3 2 5) is empty or leaves"),
+        (
+            {"boxes": BOX + np.array([5, 0, 5, 0])},
+            "box 0 (x0 y0 x1 y1 = 5 0 7 2) is empty or leaves",
+        ),
+        (
+            {"boxes": BOX + np.array([0, 3, 0, 3])},
+            "box 0 (x0 y0 x1 y1 = 0 3 2 5) is empty or leaves",
+        ),
         ({"pixels": np.ones(5, np.uint8)}, "5 pixels, but the boxes cover 4"),
         ({"pixels": np.ones((2, 2), np.uint8)}, "pixels must have 1 dimensions, not 2"),
         ({"pixels": np.ones(4)}, "pixels must be uint8, not float64"),

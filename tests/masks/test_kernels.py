@@ -62,7 +62,8 @@ def test_a_kernel_is_compiled_for_one_layout_whatever_comes_in():
     Instances.from_labels(np.asfortranarray(again.to_labels().astype(np.uint16)))
     counts = {name: len(kernel.signatures) for name, kernel in kernels().items()}
     assert len(counts) > 20
-    assert counts == dict.fromkeys(counts, 1)
+    # 0: a helper of another kernel, which came out of the cache with it.
+    assert {name: count for name, count in counts.items() if count > 1} == {}
 
 
 def test_a_second_start_compiles_nothing():

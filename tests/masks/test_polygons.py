@@ -28,7 +28,8 @@ def drawn(polygons, size):
     try:
         (x0, y0, x1, y1), crop = polygon_to_crop(polygons, size)
     except SomasegError as error:
-        assert str(error) == "the polygon covers no pixel"
+        if str(error) != "the polygon covers no pixel":
+            raise
         return image
     assert crop.any(0)[[0, -1]].all()
     assert crop.any(1)[[0, -1]].all()

@@ -63,6 +63,20 @@ def _decompress(text, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _inside(counts, total, runs):  # type: ignore[no-untyped-def]
+    """Runs of the pixels inside; return how many, or -1 if the counts do not fit ``total``."""
+    place, m = 0, 0
+    for k in range(counts.size):
+        if counts[k] < 0 or counts[k] > total - place:
+            return -1
+        if k % 2 == 1 and counts[k] > 0:
+            runs[m, 0], runs[m, 1] = place, counts[k]
+            m += 1
+        place += counts[k]
+    return m if place == total else -1
+
+
+@njit(cache=True, nogil=True)
 def _gaps(runs, bounds, total, counts, count_bounds):  # type: ignore[no-untyped-def]
     m = 0
     for i in range(bounds.size - 1):
@@ -120,22 +134,20 @@ def coco_counts_to_crop(counts: Counts, size: Size) -> tuple[Boxes, Pixels]:
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise SomasegError("the counts are not a list of whole numbers")
     height, width = size
-    total = sum(array.tolist())  # of Python: never too large
-    if total != height * width:
+    runs = np.empty((len(array) // 2, 2), np.int64)
+    m = _inside(solid(array, np.int64), height * width, runs)
+    if m < 0:
+        if (array < 0).any():
+            raise SomasegError(f"the counts hold a negative number ({array.min()})")
+        total = sum(array.tolist())  # of Python: never too large
         raise SomasegError(
             f"the counts sum up to {total} pixels but the image has {height * width} "
             f"({width} x {height})"
         )
-    if (array < 0).any():
-        raise SomasegError(f"the counts hold a negative number ({array.min()})")
-    array = array.astype(np.int64)
-    inside = array[1::2]
-    starts = np.cumsum(array)[0::2][: len(inside)]
-    runs = np.ascontiguousarray(np.stack([starts, inside], 1)[inside > 0])
-    if not len(runs):
+    if m == 0:
         raise SomasegError("the mask is empty")
-    boxes, pixels, _ = _runs.decode(runs, np.array([0, len(runs)], np.int64), size, columns=True)
-    x0, y0, x1, y1 = boxes[0]
+    boxes, pixels, _ = _runs.decode(runs[:m], np.array([0, m], np.int64), size, columns=True)
+    x0, y0, x1, y1 = boxes[0].tolist()
     return boxes[0], pixels.reshape(y1 - y0, x1 - x0)
 
 

@@ -27,34 +27,13 @@ def _areas(pixels, offsets, cut):  # type: ignore[no-untyped-def]
     return areas
 
 
-@njit(nogil=True, inline="always")
-def _shared(a_boxes, a_pixels, a_offsets, i, a_cut, b_boxes, b_pixels, b_offsets, j, b_cut):  # type: ignore[no-untyped-def]
-    x0 = max(a_boxes[i, 0], b_boxes[j, 0])
-    x1 = min(a_boxes[i, 2], b_boxes[j, 2])
-    y0 = max(a_boxes[i, 1], b_boxes[j, 1])
-    y1 = min(a_boxes[i, 3], b_boxes[j, 3])
-    a_width = a_boxes[i, 2] - a_boxes[i, 0]
-    b_width = b_boxes[j, 2] - b_boxes[j, 0]
-    p = a_offsets[i] + np.int64(y0 - a_boxes[i, 1]) * a_width + (x0 - a_boxes[i, 0])
-    q = b_offsets[j] + np.int64(y0 - b_boxes[j, 1]) * b_width + (x0 - b_boxes[j, 0])
-    total = 0
-    for _ in range(y1 - y0):
-        a_row, b_row = a_pixels[p : p + x1 - x0], b_pixels[q : q + x1 - x0]
-        in_row = np.int32(0)
-        for k in range(a_row.size):
-            in_row = np.int32(in_row + ((a_row[k] >= a_cut) & (b_row[k] >= b_cut)))
-        total += int(in_row)
-        p += a_width
-        q += b_width
-    return total
-
-
 @njit(cache=True, nogil=True)
-def _sweep(a_boxes, a_pixels, a_offsets, a_cut, b_boxes, b_pixels, b_offsets, b_cut, order, same):  # type: ignore[no-untyped-def]
-    """Pairs (m, 2) and their counts (m,); ``order`` sorts the boxes of a, then b, by x0."""
+def _box_pairs(a_boxes, b_boxes, order, same, pairs):  # type: ignore[no-untyped-def]
+    """Write the rows of boxes that overlap to ``pairs`` and return how many there are.
+
+    ``order`` sorts the boxes of a, then b, by x0. With ``pairs`` empty they are only counted.
+    """
     n = a_boxes.shape[0]
-    pairs = np.empty((max(64, 4 * order.size), 2), np.int32)
-    counts = np.empty(pairs.shape[0], np.int64)
     m = 0
     # Boxes that the sweep line crosses: those of a in row 0, those of b in row 1.
     active = np.empty((2, order.size), np.int64)
@@ -74,31 +53,38 @@ def _sweep(a_boxes, a_pixels, a_offsets, a_cut, b_boxes, b_pixels, b_offsets, b_
                 active[other, s] = active[other, sizes[other]]
                 continue
             s += 1
-            if theirs[partner, 1] >= y1 or theirs[partner, 3] <= y0:
-                continue
-            if same:
-                i, j = min(row, partner), max(row, partner)
-            elif side == 0:
-                i, j = row, partner
-            else:
-                i, j = partner, row
-            count = _shared(
-                a_boxes, a_pixels, a_offsets, i, a_cut, b_boxes, b_pixels, b_offsets, j, b_cut
-            )
-            if count > 0:
-                if m == counts.size:
-                    more = np.empty((2 * m, 2), np.int32)
-                    more[:m] = pairs
-                    pairs = more
-                    more_counts = np.empty(2 * m, np.int64)
-                    more_counts[:m] = counts
-                    counts = more_counts
-                pairs[m, 0], pairs[m, 1] = i, j
-                counts[m] = count
+            if theirs[partner, 1] < y1 and theirs[partner, 3] > y0:
+                if pairs.size > 0:
+                    first = row < partner if same else side == 0
+                    pairs[m, 0] = row if first else partner
+                    pairs[m, 1] = partner if first else row
                 m += 1
         active[side, sizes[side]] = row
         sizes[side] += 1
-    return pairs[:m], counts[:m]
+    return m
+
+
+@njit(cache=True, nogil=True)
+def _count_shared(a_boxes, a_pixels, a_offsets, a_cut, b_boxes, b_pixels, b_offsets, b_cut, pairs):  # type: ignore[no-untyped-def]
+    counts = np.empty(pairs.shape[0], np.int64)
+    for m in range(pairs.shape[0]):
+        i, j = pairs[m, 0], pairs[m, 1]
+        x0, x1 = max(a_boxes[i, 0], b_boxes[j, 0]), min(a_boxes[i, 2], b_boxes[j, 2])
+        y0, y1 = max(a_boxes[i, 1], b_boxes[j, 1]), min(a_boxes[i, 3], b_boxes[j, 3])
+        a_width, b_width = a_boxes[i, 2] - a_boxes[i, 0], b_boxes[j, 2] - b_boxes[j, 0]
+        p = a_offsets[i] + np.int64(y0 - a_boxes[i, 1]) * a_width + (x0 - a_boxes[i, 0])
+        q = b_offsets[j] + np.int64(y0 - b_boxes[j, 1]) * b_width + (x0 - b_boxes[j, 0])
+        total = 0
+        for _ in range(y1 - y0):
+            a_row, b_row = a_pixels[p : p + x1 - x0], b_pixels[q : q + x1 - x0]
+            in_row = np.int32(0)
+            for k in range(a_row.size):
+                in_row = np.int32(in_row + ((a_row[k] >= a_cut) & (b_row[k] >= b_cut)))
+            total += int(in_row)
+            p += a_width
+            q += b_width
+        counts[m] = total
+    return counts
 
 
 def areas(pixels: Pixels, offsets: Ints, cut: int = 1) -> Ints:
@@ -127,10 +113,16 @@ def intersections(
     b = a if same else as_flat(b_boxes, b_pixels, b_offsets)  # type: ignore[arg-type]
     left = a.boxes[:, 0] if same else np.concatenate([a.boxes[:, 0], b.boxes[:, 0]])
     order = np.argsort(left, kind="stable")
-    second = np.uint8(a_cut if same else b_cut)
-    pairs, counts = _sweep(*a, np.uint8(a_cut), *b, second, order, same)
+    count = _box_pairs(a.boxes, b.boxes, order, same, np.empty((0, 2), np.int32))
+    pairs = np.empty((count, 2), np.int32)
+    if count:
+        _box_pairs(a.boxes, b.boxes, order, same, pairs)
+    second = a_cut if same else b_cut
+    shared = _count_shared(*a, np.uint8(a_cut), *b, np.uint8(second), pairs)
+    found = np.flatnonzero(shared)
+    pairs, shared = pairs[found], shared[found]
     ranks = np.argsort(pairs[:, 0] * np.int64(len(b.boxes)) + pairs[:, 1])
-    return pairs[ranks, 0], pairs[ranks, 1], counts[ranks]
+    return pairs[ranks, 0], pairs[ranks, 1], shared[ranks]
 
 
 def iou_pairs(a: Masks, b: Masks | None = None) -> tuple[Rows, Rows, Floats]:

@@ -11,7 +11,10 @@ from somaseg.masks.flat import Boxes, Flat, Ints, Pixels, Size, as_flat, offsets
 def _gather(pixels, offsets, rows, new_pixels, new_offsets):  # type: ignore[no-untyped-def]
     for r in range(rows.size):
         i = rows[r]
-        new_pixels[new_offsets[r] : new_offsets[r + 1]] = pixels[offsets[i] : offsets[i + 1]]
+        crop = pixels[offsets[i] : offsets[i + 1]]
+        new = new_pixels[new_offsets[r] : new_offsets[r + 1]]
+        for k in range(crop.size):
+            new[k] = crop[k]
 
 
 @njit(cache=True, nogil=True)
@@ -56,7 +59,9 @@ def _recrop(boxes, pixels, offsets, rows, new_boxes, new_pixels, new_offsets):  
         p += new_boxes[r, 0] - boxes[i, 0]
         q = new_offsets[r]
         for _ in range(new_boxes[r, 3] - new_boxes[r, 1]):
-            new_pixels[q : q + new_width] = pixels[p : p + new_width]
+            row, new = pixels[p : p + new_width], new_pixels[q : q + new_width]
+            for k in range(new_width):
+                new[k] = row[k]
             p += width
             q += new_width
 

@@ -88,7 +88,8 @@ def _label(boxes, pixels, offsets, reach, pieces, counts):  # type: ignore[no-un
             if parent[r] == r:
                 counts[i] += 1
                 numbers[r] = counts[i]
-            out[runs[r, 0] : runs[r, 1]] = numbers[parent[r]]
+            for p in range(runs[r, 0], runs[r, 1]):
+                out[p] = numbers[parent[r]]
 
 
 @njit(cache=True, nogil=True)
@@ -103,7 +104,8 @@ def _keep_largest(boxes, pixels, offsets, reach):  # type: ignore[no-untyped-def
         crop = pixels[offsets[i] : offsets[i + 1]]
         height, width = boxes[i, 3] - boxes[i, 1], boxes[i, 2] - boxes[i, 0]
         m = _components(crop, height, width, True, reach, runs, parent, lines)
-        areas[:m] = 0
+        for r in range(m):
+            areas[r] = 0
         for r in range(m):
             areas[parent[r]] += runs[r, 1] - runs[r, 0]
         best = 0
@@ -112,7 +114,8 @@ def _keep_largest(boxes, pixels, offsets, reach):  # type: ignore[no-untyped-def
                 best = r
         for r in range(m):
             if parent[r] != best:
-                crop[runs[r, 0] : runs[r, 1]] = 0
+                for p in range(runs[r, 0], runs[r, 1]):
+                    crop[p] = 0
 
 
 @njit(cache=True, nogil=True)
@@ -127,7 +130,8 @@ def _fill(boxes, pixels, offsets, reach, most_filled, hole_areas):  # type: igno
         crop = pixels[offsets[i] : offsets[i + 1]]
         height, width = boxes[i, 3] - boxes[i, 1], boxes[i, 2] - boxes[i, 0]
         m = _components(crop, height, width, False, reach, runs, parent, lines)
-        areas[:m] = 0
+        for r in range(m):
+            areas[r] = 0
         for y in range(height):
             for r in range(lines[y], lines[y + 1]):
                 areas[parent[r]] += runs[r, 1] - runs[r, 0]
@@ -139,7 +143,8 @@ def _fill(boxes, pixels, offsets, reach, most_filled, hole_areas):  # type: igno
             if area > 0:
                 hole_areas[i] += runs[r, 1] - runs[r, 0]
                 if area <= most_filled:
-                    crop[runs[r, 0] : runs[r, 1]] = 1
+                    for p in range(runs[r, 0], runs[r, 1]):
+                        crop[p] = 1
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,267 @@
+"""``somaseg data``: look at a data set, check it, convert it."""
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from somaseg.data.audit import Audit
+    from somaseg.data.faults import Fault
+    from somaseg.data.statistics import Figures, Summary
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    help="Look at a data set, check it for faults, convert it between formats.",
+)
+
+
+class InputFormat(StrEnum):
+    """How annotations may come."""
+
+    auto = "auto"
+    competition = "competition"
+    coco = "coco"
+    labels = "labels"
+    images = "images"
+
+
+class OutputFormat(StrEnum):
+    """How annotations may be written."""
+
+    competition = "competition"
+    coco = "coco"
+    labels = "labels"
+
+
+class Order(StrEnum):
+    """Who has a pixel that several cells claim."""
+
+    smallest_first = "smallest_first"
+    largest_first = "largest_first"
+    score = "score"
+
+
+class Ending(StrEnum):
+    """Files of label images."""
+
+    tif = "tif"
+    png = "png"
+
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder with train.csv and train/, a COCO JSON and images/, images/ and labels/, or "
+        "name.tif beside name_masks.tif; or the CSV or JSON itself.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    InputFormat, typer.Option("--format", help="What DATA is, if it cannot be told by itself.")
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", help="Folder of the images, if they lie elsewhere.", show_default=False
+    ),
+]
+NoImagesOption = Annotated[
+    bool, typer.Option("--no-images", help="Only the annotations: do without the images.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def info(
+    data: Data,
+    format: FormatOption = InputFormat.auto,
+    images: ImagesOption = None,
+    no_images: NoImagesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count and measure: images, cells of each class, their sizes and overlap."""
+    from somaseg.data import load_dataset
+    from somaseg.data.statistics import summarise
+
+    dataset = load_dataset(data, format.value, images, need_images=not no_images)
+    summary = summarise(dataset)
+    if as_json:
+        _print_json({"source": dataset.source, **dataclasses.asdict(summary)})
+        return
+    console = _console()
+    console.print(_info_table(dataset.source, summary))
+    for title, counts in (("size", summary.sizes), ("pixels", summary.pixels)):
+        text = ", ".join(f"{kind} ({count} images)" for kind, count in list(counts.items())[:8])
+        console.print(f"{title}: {text}{', …' if len(counts) > 8 else ''}")
+    if summary.groups is not None:
+        console.print(f"groups: {summary.groups}; images of one group share a fold")
+
+
+@app.command()
+def check(
+    data: Data,
+    format: FormatOption = InputFormat.auto,
+    images: ImagesOption = None,
+    no_images: NoImagesOption = False,
+    as_json: JsonOption = False,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", min=0, help="Warnings of a kind to list; errors are all listed."),
+    ] = 5,
+) -> None:
+    """Find every fault: of files, of rows, of masks. Exit code 1 if training would fail."""
+    from somaseg.data.audit import audit
+
+    report = audit(data, format.value, images, need_images=not no_images)
+    if as_json:
+        _print_json(
+            {
+                "source": report.dataset.source,
+                "images": len(report.dataset),
+                "errors": len(report.errors),
+                "warnings": len(report.faults) - len(report.errors),
+                "counts": report.counts,
+                "faults": [
+                    {"severity": fault.severity, **dataclasses.asdict(fault)}
+                    for fault in report.faults
+                ],
+            }
+        )
+    else:
+        _print_audit(report, limit)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    data: Data,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    to: Annotated[OutputFormat, typer.Option("--to", help="Format to write.", show_default=False)],
+    format: FormatOption = InputFormat.auto,
+    images: ImagesOption = None,
+    no_images: NoImagesOption = False,
+    order: Annotated[
+        Order, typer.Option(help="For labels: which of overlapping cells has a shared pixel.")
+    ] = Order.smallest_first,
+    ending: Annotated[Ending, typer.Option(help="For labels: kind of file.")] = Ending.tif,
+) -> None:
+    """Write a data set in another format. Images are copied, never changed."""
+    from somaseg.data import load_dataset
+    from somaseg.export.convert import write_dataset
+
+    dataset = load_dataset(data, format.value, images, need_images=not no_images)
+    loss = write_dataset(out, dataset, to.value, order.value, f".{ending.value}")
+    cells = sum(len(sample.instances or ()) for sample in dataset)
+    typer.echo(f"{out}: {len(dataset)} images, {cells} cells, as {to.value}")
+    if loss.pixels:
+        typer.echo(
+            f"overlap: {loss.shared} pixels were claimed by several cells; each went to one "
+            f"({order.value}), {loss.pixels} claims were dropped, {loss.hidden} cells vanished. "
+            "The other formats keep overlap."
+        )
+
+
+def _info_table(title: str, summary: "Summary") -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="mean and max: cells an image; area (px), diameter (px) of its circle: medians; "
+        "overlap: share of the foreground that several cells claim",
+        caption_justify="left",
+    )
+    table.add_column("class")
+    columns = ("images", "annotated", "cells", "mean", "max", "area", "diameter", "overlap")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = list(summary.by_class.items()) if len(summary.by_class) > 1 else []
+    for name, figures in rows:
+        table.add_row(name, *_figure_cells(figures))
+    if rows:
+        table.add_section()
+    only = next(iter(summary.by_class), "all")
+    table.add_row("all" if rows else only, *_figure_cells(summary.total))
+    return table
+
+
+def _figure_cells(figures: "Figures") -> list[str]:
+    area, diameter = figures.area_median, figures.diameter_median
+    return [
+        str(figures.images),
+        str(figures.annotated),
+        str(figures.cells),
+        f"{figures.cells_mean:.1f}",
+        str(figures.cells_max),
+        "–" if area is None else f"{area:.0f}",
+        "–" if diameter is None else f"{diameter:.1f}",
+        f"{figures.overlap_share:.1%}",
+    ]
+
+
+def _print_audit(report: "Audit", limit: int) -> None:
+    from rich.table import Table
+
+    console = _console()
+    shown, listed = [], Counter[str]()
+    for fault in report.faults:
+        listed[fault.kind] += 1
+        if fault.severity == "error" or listed[fault.kind] <= limit:
+            shown.append(fault)
+    if shown:
+        table = Table(title=str(report.dataset.source), title_justify="left")
+        for name in ("severity", "fault", "where", "image", "what"):
+            table.add_column(name, overflow="fold")
+        for fault in shown:
+            table.add_row(*_fault_cells(fault))
+        console.print(table)
+    if len(shown) < len(report.faults):
+        console.print(
+            f"… and {len(report.faults) - len(shown)} more warnings; a higher --limit, or --json, "
+            "lists them"
+        )
+    if report.faults:
+        console.print(", ".join(f"{kind}: {count}" for kind, count in report.counts.items()))
+    cells = sum(len(sample.instances or ()) for sample in report.dataset)
+    verdict = "training would fail" if report.errors else "fit for training"
+    console.print(
+        f"{len(report.dataset)} images, {cells} cells read; {len(report.errors)} errors, "
+        f"{len(report.faults) - len(report.errors)} warnings: {verdict}"
+    )
+
+
+def _console() -> "Console":
+    """Return a console that does not break lines where they go to a file or a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _fault_cells(fault: "Fault") -> list[str]:
+    from rich.markup import escape
+
+    colour = "red" if fault.severity == "error" else "yellow"
+    name = Path(fault.file).name
+    where = f"{name} {fault.row}" if fault.row else name
+    return [
+        f"[{colour}]{fault.severity}[/{colour}]",
+        fault.kind,
+        escape(where),
+        escape(fault.image or ""),
+        escape(fault.message),
+    ]
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))

@@ -1,0 +1,248 @@
+"""``somaseg evaluate``: score predictions, and say where the score is lost."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from somaseg.evaluation import Comparison, Evaluation
+    from somaseg.evaluation.explain import Losses
+
+
+class MatchingOption(StrEnum):
+    """How the competition's metric counts hits."""
+
+    maximum = "maximum"
+    kaggle = "kaggle"
+
+
+def evaluate(
+    truth: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRUTH",
+            help="Annotations: a data set of any format, or a folder of label images.",
+            show_default=False,
+        ),
+    ],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="A folder that `somaseg predict` wrote, COCO results, a submission, a folder of "
+            "label images, or any data set.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Also say where the score is lost: missed, spurious, merged, split, boundary; and "
+            "what perfect detection, separation or boundaries would give.",
+        ),
+    ] = False,
+    matching: Annotated[
+        MatchingOption,
+        typer.Option(
+            help="maximum: one to one, as many as possible. kaggle: as public kernels count, a "
+            "truth with exactly one hit."
+        ),
+    ] = MatchingOption.maximum,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of each class in one weighted score: cort=320,shsy5y=155,astro=131 is the "
+            "mix of the competition.",
+            show_default=False,
+        ),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown", help="Leave out predicted images that the truth does not have."
+        ),
+    ] = False,
+) -> None:
+    """Score PREDICTIONS against TRUTH.
+
+    The score is the competition's: TP / (TP + FP + FN), averaged over IoU thresholds from 0.50 to
+    0.95 and then over images. F1, panoptic quality and COCO AP stand beside it.
+    """
+    from rich.console import Console
+
+    from somaseg.cli.scores import parse_weights
+    from somaseg.evaluation import evaluate as all_scores
+
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    class_weights = parse_weights(weights)
+    comparison = _compare(truth, predictions, ignore_unknown, messages)
+    result = all_scores(comparison, matching.value, class_weights, with_explanation=explain)
+    for note in result.notes:
+        messages.print(f"[yellow]warning:[/yellow] {_plain(note)}")
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1, allow_nan=False))
+        return
+    out = Console(highlight=False)
+    out.print(_score_table(result))
+    out.print(_legend(result), style="dim")
+    if result.explanation is not None:
+        losses = result.explanation
+        groups = {"all": losses.total, **(losses.classes if len(losses.classes) > 1 else {})}
+        out.print(_loss_table(groups))
+        out.print(_remedy_table(groups))
+        out.print(_threshold_table(groups, losses.thresholds))
+
+
+def _compare(
+    truth: Path, predictions: Path, ignore_unknown: bool, messages: "Console"
+) -> "Comparison":
+    """Read both and compare them, with progress on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from somaseg.evaluation import compare
+    from somaseg.evaluation.inputs import read_predictions, read_truth
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    quiet = not messages.is_terminal
+    with Progress(*columns, console=messages, transient=True, disable=quiet) as progress:
+        task = progress.add_task("reading the truth", total=None)
+        dataset = read_truth(truth, predictions)
+        progress.update(task, description="reading the predictions")
+        found = read_predictions(predictions, dataset, ignore_unknown)
+        progress.update(task, description="comparing", total=len(dataset))
+        return compare(
+            dataset,
+            found,
+            source=str(predictions),
+            ignore_unknown=ignore_unknown,
+            progress=lambda: progress.advance(task),
+        )
+
+
+def _score_table(result: "Evaluation") -> "Table":
+    competition, coco, panoptic = result.competition, result.coco, result.panoptic
+    table = _table(
+        "",
+        "class|images|cells|found|[bold]score[/bold]|@ .50|@ .75|F1|PQ|AP",
+    )
+    half = competition.thresholds.index(50)
+    three_quarters = competition.thresholds.index(75)
+    for name, scored in competition.classes.items():
+        if len(competition.classes) == 1:
+            break  # the same as all
+        row = panoptic.classes[name][half]
+        ap = coco.classes.get(name) if coco else None
+        table.add_row(
+            _plain(name),
+            *(str(scored.images), str(scored.truths), str(scored.predictions)),
+            f"[bold]{scored.score:.3f}[/bold]",
+            *(f"{scored.accuracy[half]:.3f}", f"{scored.accuracy[three_quarters]:.3f}"),
+            *(f"{row.f1:.3f}", f"{row.panoptic_quality:.3f}"),
+            _number(ap.precision.mean() if ap else None),
+        )
+    table.add_section()
+    row = panoptic.rows[half]
+    table.add_row(
+        "all",
+        str(len(competition.images)),
+        str(row.hits + row.false_negatives),
+        str(row.hits + row.false_positives),
+        f"[bold]{competition.map:.3f}[/bold]",
+        f"{competition.accuracy[half]:.3f}",
+        f"{competition.accuracy[three_quarters]:.3f}",
+        *(f"{row.f1:.3f}", f"{row.panoptic_quality:.3f}"),
+        _number(coco.ap if coco else None),
+    )
+    if competition.weighted is not None:
+        table.add_row("weighted", *[""] * 3, f"[bold]{competition.weighted:.3f}[/bold]")
+    return table
+
+
+def _legend(result: "Evaluation") -> str:
+    lines = [
+        "score: TP / (TP + FP + FN), mean over IoU .50 … .95, then over images",
+        "F1, PQ: at IoU .50, all cells pooled; AP: COCO's, ranked by confidence, no cap",
+    ]
+    if result.coco is not None and result.coco.ap is None:
+        agnostic = float(result.coco.agnostic.precision.mean())
+        lines.append(f"AP of all cells as one class: {agnostic:.3f}")
+    if result.competition.matching == "kaggle":
+        lines.append("score: hits counted as in public kernels; all else one to one")
+    return "\n".join(lines)
+
+
+def _loss_table(groups: "dict[str, Losses]") -> "Table":
+    from somaseg.evaluation.explain import CAUSES
+
+    table = _table("Where the score is lost (adds up to 1)", "class|score|" + "|".join(CAUSES))
+    for name, losses in groups.items():
+        shares = [losses.lost[cause].mean() for cause in CAUSES]
+        worst = max(shares)
+        cells = [f"[bold]{x:.3f}[/bold]" if x == worst > 0 else f"{x:.3f}" for x in shares]
+        table.add_row(_plain(name), f"{losses.score.mean():.3f}", *cells)
+    return table
+
+
+def _remedy_table(groups: "dict[str, Losses]") -> "Table":
+    from somaseg.evaluation.explain import REMEDIES
+
+    table = _table("The score that perfect … would give", "class|score|" + "|".join(REMEDIES))
+    for name, losses in groups.items():
+        now = losses.score.mean()
+        gains = [losses.perfect[remedy].mean() for remedy in REMEDIES]
+        cells = [f"{score:.3f} ({score - now:+.3f})" for score in gains]
+        table.add_row(_plain(name), f"{now:.3f}", *cells)
+    return table
+
+
+def _threshold_table(groups: "dict[str, Losses]", thresholds: tuple[int, ...]) -> "Table":
+    from somaseg.evaluation.explain import CAUSES
+
+    table = _table("… by IoU threshold", "class|IoU|score|" + "|".join(CAUSES))
+    for name, losses in groups.items():
+        table.add_section()
+        for t, percent in enumerate(thresholds):
+            table.add_row(
+                _plain(name) if t == 0 else "",
+                f"{percent / 100:.2f}",
+                f"{losses.score[t]:.3f}",
+                *(f"{losses.lost[cause][t]:.3f}" for cause in CAUSES),
+            )
+    return table
+
+
+def _table(title: str, columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for place, name in enumerate(columns.split("|")):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _plain(text: str) -> str:
+    """Keep brackets in names from being taken for markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,55 @@
+"""Progress of the tasks of a run."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from somaseg.experiments.execute import Report
+
+
+class FoldBars:
+    """Progress bars of the folds, with time left; notes above them."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[loss]}"),
+            refresh_per_second=2,
+            speed_estimate_period=120,
+        )
+        self.rows: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> "Report":
+        self.progress.start()
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def _report(self, name: str, event: dict[str, Any]) -> None:
+        if "note" in event:
+            self.progress.console.print(f"{name}: {event['note']}", highlight=False)
+        if "stage" in event:
+            key = (name, event["stage"])
+            if key not in self.rows:
+                self.rows[key] = self.progress.add_task(f"{name} {event['stage']}", loss="")
+            loss = event.get("loss")
+            self.progress.update(
+                self.rows[key],
+                completed=event["done"],
+                total=event["total"],
+                loss="" if loss is None else f"loss {loss:.3f}",
+            )

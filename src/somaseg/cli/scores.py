@@ -1,0 +1,65 @@
+"""Printing scores, and reading class weights."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from somaseg.experiments.tuning import RunScores
+
+
+def parse_weights(text: str | None) -> dict[str, float] | None:
+    """Read ``cort=320,astro=131``. That names and numbers fit is checked where they are used.
+
+    Raises:
+        SomasegError: an entry is no ``name=number``, or a name comes twice.
+    """
+    from somaseg.errors import SomasegError
+
+    if text is None:
+        return None
+    found: dict[str, float] = {}
+    for entry in map(str.strip, text.split(",")):
+        name, _, value = entry.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise SomasegError(
+                f"--weights: {entry!r} is no name=number; write for instance "
+                "cort=320,shsy5y=155,astro=131"
+            )
+        if name in found:
+            raise SomasegError(f"--weights: class {name!r} comes twice; give it once")
+        found[name] = number
+    return found
+
+
+def print_run_scores(scores: "RunScores", title: str) -> None:
+    """Print a run's out-of-fold scores by class, and the settings that were tuned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    kinds = ("untuned", "nested", "optimistic")
+    table = Table(
+        "class", "images", *kinds, title=f"{title}: mAP out of fold", title_justify="left"
+    )
+    columns = [getattr(scores, kind) for kind in kinds]
+    for name, part in scores.nested.classes.items():
+        by_kind = [f"{column.classes[name].score:.3f}" for column in columns]
+        table.add_row(name, str(part.images), *by_kind)
+    table.add_section()
+    count = str(len(scores.nested.images))
+    table.add_row("all images", count, *(f"{column.map:.3f}" for column in columns))
+    if scores.nested.weights is not None:
+        table.add_row("weighted", "", *(f"{column.weighted or 0:.3f}" for column in columns))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "untuned: default settings; nested: each fold with settings tuned on the others, the score "
+        "to expect of new images; optimistic: tuned on the images that are scored"
+    )
+    for name, chosen in scores.tuned.settings.items():
+        console.print(
+            f"  {name}: score {chosen.score:g}, mask threshold {chosen.mask_threshold:g}, "
+            f"smallest area {chosen.min_area}"
+        )

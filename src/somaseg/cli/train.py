@@ -1,0 +1,142 @@
+"""``somaseg train`` and ``somaseg models``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RunOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the run; an unfinished one is taken up.")
+]
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Annotated images: a competition folder, COCO JSON, or images with label images.",
+            show_default=False,
+        ),
+    ],
+    out: RunOption = Path("run"),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A preset (`somaseg models`) or your YAML file.")
+    ] = "flow_lite",
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 3,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Folds at a time; 0: one a core, one a GPU.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; without, the preset's.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a field of the preset: --set training.batch=8 --set model.diameter=20",
+            show_default=False,
+        ),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Then train on all images, for predicting new ones.")
+    ] = False,
+    views: Annotated[
+        str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
+    ] = "none",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard (default), wandb or mlflow.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="What DATA is: auto, competition, coco, labels.")
+    ] = "auto",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
+    ] = None,
+) -> None:
+    """Cross-validate a model on annotated images, and score it on images it has not seen.
+
+    Each fold's model is trained on the other folds' images and predicts its own; the score is of
+    these predictions. Interrupted (Ctrl-C, power cut), the same command goes on where it was.
+    """
+    from somaseg.cli.progress import FoldBars
+    from somaseg.cli.scores import parse_weights, print_run_scores
+    from somaseg.experiments.cross_validate import cross_validate, score_run
+    from somaseg.experiments.execute import default_jobs
+    from somaseg.experiments.store import DataConfig, Run, RunConfig
+    from somaseg.models.registry import load_preset, validate
+
+    class_weights = parse_weights(weights)
+    preset = load_preset(model)
+    fields: dict[str, Any] = {
+        "data": DataConfig(
+            path=str(data.resolve()),
+            format=format,  # type: ignore[arg-type]
+            images=str(images.resolve()) if images else None,
+        ),
+        "folds": folds,
+        "seed": seed,
+        "preset": model,
+        "model": dict(preset.model),
+        "training": {"seed": seed, **preset.training},
+        "start_from": str(start_from.resolve()) if start_from else None,
+        "views": views,
+        "log": tuple(log or ["tensorboard"]),
+    }
+    if steps is not None:
+        fields["training"]["steps"] = steps
+    for change in settings or []:
+        _set(fields, change)
+    run = Run.create(out, validate(RunConfig, fields, "settings"))
+    with FoldBars() as report:
+        cross_validate(run, jobs or default_jobs(), report, refit)
+    print_run_scores(score_run(run, run.dataset(), class_weights), str(run.folder))
+    took = run.scores()["training"]
+    typer.echo(
+        f"{took['parameters'] / 1e6:.1f} M parameters; trained {took['seconds'] / 60:.1f} minutes, "
+        f"{took['cpu_seconds'] / 60:.1f} of processor time; scores in {run.folder}/scores.json"
+    )
+
+
+def models() -> None:
+    """List the presets: what each is, and what it is good for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from somaseg.models.registry import load_preset, preset_names
+
+    table = Table("preset", "family", "steps", "about", box=None)
+    for name in preset_names():
+        preset = load_preset(name)
+        steps = preset.training.get("steps", "")
+        table.add_row(name, preset.model["family"], str(steps), preset.about)
+    Console().print(table)
+
+
+def _set(fields: dict[str, Any], change: str) -> None:
+    """Apply ``a.b=value`` to nested settings; the value is read as YAML."""
+    import yaml
+
+    from somaseg.errors import SomasegError
+
+    path, equals, text = change.partition("=")
+    *parents, key = path.strip().split(".")
+    if not equals or not parents or parents[0] not in ("model", "training"):
+        raise SomasegError(f"--set {change}: write it as training.FIELD=VALUE or model.FIELD=VALUE")
+    at = fields
+    for parent in parents:
+        at = at.setdefault(parent, {})
+    at[key] = yaml.safe_load(text)

@@ -1,0 +1,179 @@
+"""Read COCO results: the list of scored instances that predictions are exchanged in."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from somaseg.data.coco import coco_categories, coco_image_ids, decode_segmentation
+from somaseg.data.faults import Faults
+from somaseg.data.types import Dataset
+from somaseg.errors import SomasegError
+from somaseg.files import read_json
+from somaseg.instances import Instances
+
+RESULTS_NAME = "predictions.json"  # what a folder of predictions calls its COCO results
+
+
+def is_results_file(path: Path) -> bool:
+    """Whether a file is a JSON list, as COCO results are (annotation files are objects)."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith(b"[")
+
+
+def read_results(
+    path: str | Path, dataset: Dataset | None = None, ignore_unknown: bool = False
+) -> dict[str, Instances]:
+    """Read COCO results: a list of ``image_id, category_id, segmentation, score``.
+
+    Args:
+        path: the JSON.
+        dataset: the images predicted. An ``image_id`` is their id here, or the number that the
+            COCO file has for it which ``dataset`` was read from; images that the list does not
+            speak of have no instances. Without, images, sizes and class names are those met in
+            the list.
+        ignore_unknown: leave out entries of images that ``dataset`` does not have.
+
+    Returns:
+        scored instances by image id, sorted by id without ``dataset``, else in its order.
+
+    Raises:
+        SomasegError: not such a list, or entries with faults; all are named.
+    """
+    path = Path(path)
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise SomasegError(f"{path}: not COCO results; expected a list of instances with scores")
+    faults = Faults()
+    key = _key(content, dataset)
+    found: dict[str, list[_Entry]] = {name: [] for name in key.sizes}
+    for position, entry in enumerate(content):
+        if ignore_unknown and _image_id(entry) not in key.images:
+            continue
+        read = _read_entry(entry, key, f"entry {position + 1}", path, faults)
+        if read is not None:
+            found[read.image].append(read)
+    faults.raise_errors()
+    return {name: _instances(entries, key, name) for name, entries in found.items()}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    image: str
+    box: npt.NDArray[np.int32]
+    crop: npt.NDArray[np.uint8]
+    score: float
+    label: int
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What the numbers in the list stand for."""
+
+    images: dict[Any, str]  # our id by image_id
+    sizes: dict[str, tuple[int, int]]  # by our id
+    labels: dict[Any, int]  # position in names, by class name or category_id
+    names: tuple[str, ...]
+
+
+def _key(content: list[Any], dataset: Dataset | None) -> _Key:
+    entries = [entry for entry in content if isinstance(entry, dict)]
+    met = {_category(entry) for entry in entries if isinstance(_category(entry), int | str)}
+    if dataset is None:
+        images = {
+            entry["image_id"]: str(entry["image_id"])
+            for entry in sorted(entries, key=lambda entry: str(entry.get("image_id")))
+            if isinstance(entry.get("image_id"), int | str)
+        }
+        sizes: dict[str, tuple[int, int]] = {}
+        for entry in entries:
+            size = _size_of(entry.get("segmentation"))
+            if size is not None and entry.get("image_id") in images:
+                sizes.setdefault(images[entry["image_id"]], size)
+        sizes = {name: sizes[name] for name in images.values() if name in sizes}
+        numbers: dict[Any, str] = {}
+    else:
+        images = {name: name for name in dataset.ids}
+        numbers = {i + 1: name for i, name in enumerate(dataset.names)}
+        source = Path(dataset.source)
+        if source.suffix.lower() == ".json" and not is_results_file(source):
+            ids = coco_image_ids(dataset.source)
+            images |= {number: name for name, number in ids.items() if name in dataset}
+            numbers = coco_categories(dataset.source)
+        sizes = {sample.id: sample.size for sample in dataset}
+    known = dataset.names if dataset is not None else ()
+    # Names that the list brings along; bare numbers only where nothing says what they stand for.
+    # Number 0 without a name is an instance of no class.
+    extra = {str(value) for value in met if isinstance(value, str) or (not known and value != 0)}
+    names = known + tuple(sorted(extra - set(known)))
+    labels: dict[Any, int] = {name: i for i, name in enumerate(names)}
+    labels |= {category: names.index(str(category)) for category in met if str(category) in names}
+    labels |= {number: names.index(name) for number, name in numbers.items() if name in names}
+    return _Key(images, sizes, labels, names)
+
+
+def unknown_images(path: str | Path, dataset: Dataset) -> list[str]:
+    """Return the images that COCO results speak of and ``dataset`` does not have, as text."""
+    content = read_json(path)
+    images = _key(content, dataset).images
+    met = dict.fromkeys(_image_id(entry) for entry in content)
+    return [str(name) for name in met if name is not None and name not in images]
+
+
+def _image_id(entry: Any) -> int | str | None:
+    name = entry.get("image_id") if isinstance(entry, dict) else None
+    return name if isinstance(name, int | str) else None
+
+
+def _category(entry: Mapping[str, Any]) -> Any:
+    """Return the class name, which we write beside the number, else the number."""
+    return entry.get("category", entry.get("category_id"))
+
+
+def _size_of(segmentation: Any) -> tuple[int, int] | None:
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in size):
+        return size[0], size[1]
+    return None
+
+
+def _read_entry(entry: Any, key: _Key, row: str, path: Path, faults: Faults) -> _Entry | None:
+    if not isinstance(entry, dict):
+        faults.add("bad row", "not an object with image_id, segmentation and score", path, row)
+        return None
+    image_id, category, score = entry.get("image_id"), _category(entry), entry.get("score")
+    if not isinstance(image_id, int | str) or image_id not in key.images:
+        message = f"its image_id {image_id!r} is none of the images predicted"
+        faults.add("bad row", message, path, row)
+        return None
+    name = key.images[image_id]
+    if name not in key.sizes:
+        faults.add("unknown size", "polygons without a size of the image", path, row, name)
+    elif not isinstance(category, int | str) or (category not in key.labels and category != 0):
+        message = f"its class {category!r} is none of {', '.join(key.names)}"
+        faults.add("unknown class", message, path, row, name)
+    elif not isinstance(score, int | float) or not math.isfinite(score):
+        faults.add("bad row", f"its score is {score!r}, not a number", path, row, name)
+    else:
+        segmentation = entry.get("segmentation")
+        found = decode_segmentation(segmentation, key.sizes[name], row, name, path, faults)
+        if found is not None:
+            return _Entry(name, *found, float(score), key.labels.get(category, -1))
+    return None
+
+
+def _instances(entries: list[_Entry], key: _Key, name: str) -> Instances:
+    return Instances.from_crops(
+        key.sizes[name],
+        np.array([entry.box for entry in entries], np.int32).reshape(-1, 4),
+        [entry.crop for entry in entries],
+        np.array([entry.score for entry in entries], np.float32),
+        np.array([entry.label for entry in entries], np.int16),
+        key.names,
+    )

@@ -1,0 +1,1 @@
+"""Fuse the instances of several members."""

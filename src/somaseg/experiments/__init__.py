@@ -1,0 +1,1 @@
+"""Runs: cross-validation, their files, their models."""

@@ -1,0 +1,45 @@
+"""Find the model that a user means."""
+
+from importlib import resources
+from pathlib import Path
+
+from somaseg.errors import SomasegError
+from somaseg.experiments.store import Run
+from somaseg.files import read_json
+from somaseg.inference.segmenter import Segmenter
+from somaseg.settle import parse_settings
+
+SHIPPED = "neurons-phase-contrast.safetensors"
+"""The model that comes with somaseg."""
+
+
+def shipped_model() -> Path:
+    """Path of the model that comes with somaseg."""
+    return Path(str(resources.files("somaseg.weights") / SHIPPED))
+
+
+def load_segmenter(
+    model: str | Path | None = None, views: str = "none", tile: int = 1024
+) -> Segmenter:
+    """Load a segmenter.
+
+    Args:
+        model: a run's folder (its tuned settings; its model of all images, or its fold models
+            averaged), a model file, or none for the one that comes with somaseg.
+        views: test-time views.
+        tile: side of a tile for large images.
+
+    Raises:
+        SomasegError: no such run or model, or not whole.
+    """
+    path = shipped_model() if model is None else Path(model)
+    if not path.exists():
+        raise SomasegError(f"{path}: no such model or run")
+    if not path.is_dir():
+        return Segmenter.load([path], views=views, tile=tile)
+    run = Run.open(path)
+    tuned = path / "settle.json"
+    segmenter = Segmenter.load(run.model_paths(), views=views, tile=tile)
+    if tuned.exists():
+        segmenter.settings = parse_settings(read_json(tuned), segmenter.names)
+    return segmenter

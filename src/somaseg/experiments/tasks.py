@@ -1,0 +1,119 @@
+"""The tasks of a run: each takes files and leaves files, and does nothing that is done already.
+
+A task is a process of its own (``python -m somaseg.experiments.tasks RUN FOLD``). So folds run
+side by side, a crash in one leaves the others alone, and a cluster's scheduler can run them as
+well as we do. What it has to tell it prints to standard output, one JSON object a line.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from somaseg.data.types import Sample
+from somaseg.errors import SomasegError
+from somaseg.experiments.store import Run
+from somaseg.files import write_json
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def run_fold(run: Run, fold: int | None, report: Report) -> None:
+    """Train on all images but the fold's, then predict the fold's.
+
+    Args:
+        run: the run.
+        fold: its number; none trains on all images and predicts none.
+        report: told ``{"stage", "done", "total", "loss"}`` as it goes.
+    """
+    from somaseg.inference.predict import Predictor, predict_images
+    from somaseg.inference.store import save_predictions
+    from somaseg.models.registry import load_model
+
+    if run.finished(fold):
+        return
+    dataset = run.dataset()
+    folds = run.folds(dataset)
+    if not run.model_path(fold).exists():
+        train_fold(run, [s for s in dataset if folds[s.id] != fold], fold, report)
+    if fold is None:
+        return
+    held_out = [s for s in dataset if folds[s.id] == fold]
+    predictions = predict_images(
+        Predictor([load_model(run.model_path(fold))], run.config.views),
+        [(s.id, s.image) for s in held_out],
+        len(held_out),
+        lambda done, total: report({"stage": "predict", "done": done, "total": total}),
+    )
+    save_predictions(run.predictions_path(fold), predictions)
+
+
+def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report) -> None:
+    """Train a model on samples; leave it in the fold's folder."""
+    import torch
+
+    from somaseg.models.base import Network
+    from somaseg.models.registry import build_model, parse_config
+    from somaseg.training.info import learn_info
+    from somaseg.training.logs import Loggers
+    from somaseg.training.loop import CHECKPOINT, train_network
+    from somaseg.training.transfer import start_from
+
+    config = run.config
+    # Layers that no weights file fills start from noise: the same noise in every sitting.
+    torch.manual_seed(config.training.seed)
+    model = build_model(parse_config(config.model), learn_info(samples))
+    folder = run.part(fold)
+    if not isinstance(model, Network):
+        raise SomasegError(f"family {model.config.family!r} is not trained by gradient descent")
+    if config.start_from and not (folder / CHECKPOINT).exists():
+        report({"note": start_from(model, config.start_from)})
+    fields = config.model_dump(mode="json")
+    loggers = Loggers(folder, f"{run.folder.name}-{folder.name}", fields, config.log)
+    trained = train_network(
+        model,
+        samples,
+        config.training,
+        folder,
+        loggers=loggers,
+        progress=lambda done, total, loss: report(
+            {"stage": "train", "done": done, "total": total, "loss": loss}
+        ),
+    )
+    loggers.close()
+    write_json(
+        folder / "training.json",
+        {
+            "seconds": round(trained.seconds, 1),
+            "cpu_seconds": round(trained.cpu_seconds, 1),
+            "steps": trained.steps,
+            "losses": trained.losses,
+            "images": [sample.id for sample in samples],
+            "parameters": sum(weights.numel() for weights in model.parameters()),
+        },
+    )
+    model.save(run.model_path(fold))
+    # The checkpoint has served: the model file says that this training is over.
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one task; the exit code is 2 after an error that the user can mend."""
+    folder, fold = arguments
+
+    def report(event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+    # A shown warning would go to standard error without a word of which fold it is of.
+    warnings.showwarning = lambda message, *_, **__: report({"note": str(message)})
+    try:
+        run_fold(Run.open(folder), None if fold == "all" else int(fold), report)
+    except SomasegError as error:
+        report({"error": str(error)})
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Write what was found: submissions, COCO JSON, label images."""

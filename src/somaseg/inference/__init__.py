@@ -1,0 +1,1 @@
+"""Predict images: models in, raw or final instances out."""

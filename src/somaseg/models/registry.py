@@ -1,0 +1,119 @@
+"""Every family by its name, and the presets."""
+
+from collections.abc import Mapping
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from somaseg.errors import SomasegError
+from somaseg.models.base import Model, ModelConfig, ModelInfo, read_model_file
+
+T = TypeVar("T", bound=BaseModel)
+
+FAMILIES: Mapping[str, tuple[str, str, str]] = {
+    # family: module, config class, model class. Imported when used: some are heavy.
+    "flow": ("somaseg.models.flow", "config.FlowConfig", "model.FlowModel"),
+}
+
+
+class Preset(BaseModel):
+    """A YAML file: what model, how trained.
+
+    Attributes:
+        about: one line for `somaseg models`.
+        model: the family's config.
+        training: fields of :class:`somaseg.training.settings.TrainSettings`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    about: str = ""
+    model: dict[str, Any]
+    training: dict[str, Any] = {}
+
+
+def parse_config(fields: Mapping[str, Any], where: str = "model") -> ModelConfig:
+    """Make the typed config that ``fields["family"]`` names.
+
+    Raises:
+        SomasegError: unknown family, unknown or wrong field; the field is named.
+    """
+    family = str(fields.get("family"))
+    if family not in FAMILIES:
+        raise SomasegError(f"{where}: family {family!r} is not one of {', '.join(FAMILIES)}")
+    config: type[ModelConfig] = _load(family, 1)
+    return validate(config, fields, where)
+
+
+def validate(kind: type[T], fields: Mapping[str, Any], where: str) -> T:
+    """Validate settings; the error names the file and each wrong field on one line."""
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg']}" for e in error.errors()
+        )
+        raise SomasegError(f"{where}: {wrong}") from error
+
+
+def build_model(config: ModelConfig, info: ModelInfo) -> Model:
+    """Make a fresh model of the config's family."""
+    model: type[Model] = _load(config.family, 2)
+    return model(config, info)  # type: ignore[call-arg]
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model file of any family, ready to predict.
+
+    Raises:
+        SomasegError: missing, truncated, not a somaseg model, or weights that do not fit.
+    """
+    fields, info, tensors = read_model_file(path)
+    config = parse_config(fields, str(path))
+    model: type[Model] = _load(config.family, 2)
+    try:
+        return model.build(config, info, tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise SomasegError(f"{path}: its weights do not fit its config ({reason})") from error
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with somaseg."""
+    folder = resources.files("somaseg.models") / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_preset(name: str | Path) -> Preset:
+    """Read a preset by name, or a YAML file of the same layout by path.
+
+    Raises:
+        SomasegError: neither a preset nor a file, or not valid.
+    """
+    if str(name) in preset_names():
+        text = (resources.files("somaseg.models") / "presets" / f"{name}.yaml").read_text("utf-8")
+    else:
+        try:
+            text = Path(name).read_text("utf-8")
+        except OSError as error:
+            raise SomasegError(
+                f"{name}: neither a YAML file nor a preset ({', '.join(preset_names())})"
+            ) from error
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SomasegError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(fields, dict):
+        raise SomasegError(f"{name}: must have `model:` and may have `training:` and `about:`")
+    preset = validate(Preset, fields, str(name))
+    parse_config(preset.model, str(name))
+    return preset
+
+
+def _load(family: str, part: int) -> Any:
+    entry = FAMILIES[family]
+    module, name = entry[part].rsplit(".", 1)
+    return getattr(import_module(f"{entry[0]}.{module}"), name)

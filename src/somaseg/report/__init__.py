@@ -1,0 +1,1 @@
+"""Pictures and pages: overlays, contact sheets, self-contained HTML."""

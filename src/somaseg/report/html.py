@@ -1,0 +1,45 @@
+"""Self-contained HTML pages: a template, charts and pictures in one file, nothing fetched."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from somaseg import __version__
+from somaseg.report.overlays import png_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("somaseg.report"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ``report/templates`` (without ``.html.j2``); values are escaped."""
+    return _ENVIRONMENT.get_template(f"{template}.html.j2").render(version=__version__, **values)
+
+
+def svg_uri(figure: "Figure") -> str:
+    """Turn a matplotlib figure into the address of an image that holds itself."""
+    import matplotlib
+
+    data = io.BytesIO()
+    # Text stays text (small, sharp, found by a search); no date and no random ids: the same data
+    # give the same page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "somaseg"}):
+        figure.savefig(data, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    return "data:image/svg+xml;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def png_uri(rgb: npt.NDArray[np.uint8]) -> str:
+    """Turn a picture, uint8 (h, w, 3) or (h, w), into the address of an image."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(rgb)).decode()

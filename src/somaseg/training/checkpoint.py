@@ -1,0 +1,75 @@
+"""Checkpoints of a running training: safetensors and JSON in one file, nothing pickled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from somaseg.errors import SomasegError
+from somaseg.files import atomic_path
+
+State = dict[str, Any]
+
+
+def save_checkpoint(path: str | Path, states: dict[str, State], progress: dict[str, Any]) -> None:
+    """Write state dicts and progress, whole or not at all.
+
+    Args:
+        path: ends in ``.safetensors``.
+        states: nested dicts and lists of tensors, numbers, strings and None.
+        progress: JSON values.
+    """
+    tensors: dict[str, Tensor] = {}
+    outline = _pack(states, "", tensors)
+    with atomic_path(path) as temporary:
+        save_file(
+            tensors,
+            temporary,
+            {"outline": json.dumps(outline), "progress": json.dumps(progress)},
+        )
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, State], dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote.
+
+    Raises:
+        SomasegError: truncated or not a checkpoint.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return _unpack(json.loads(metadata["outline"]), tensors), json.loads(metadata["progress"])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise SomasegError(
+            f"{path}: not a whole checkpoint ({error}); delete it to start this fold again"
+        ) from error
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Move the tensors out of nested containers; in their places stand their names."""
+    if isinstance(value, Tensor):
+        # A clone, because safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, dict):
+        # Optimiser states are keyed by number, which JSON would turn into text.
+        items = [[key, _pack(item, f"{name}/{key}", tensors)] for key, item in value.items()]
+        return {"items": items}
+    if isinstance(value, list | tuple):
+        return [_pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _unpack(outline: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(outline, dict):
+        if "tensor" in outline:
+            return tensors[outline["tensor"]]
+        return {key: _unpack(item, tensors) for key, item in outline["items"]}
+    if isinstance(outline, list):
+        return [_unpack(item, tensors) for item in outline]
+    return outline

@@ -1,0 +1,1 @@
+"""Models trained by us, safetensors with their cards."""
