@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ def test_spans_cover_and_overlap(length, tile, data):
     assert parts[0].start == 0
     assert parts[-1].stop == length
     assert all(p.stop - p.start == min(tile, length) for p in parts)
-    assert all(a.stop - b.start >= overlap for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.stop - b.start >= overlap for a, b in itertools.pairwise(parts))
 
 
 def test_seams_of_a_local_operator_do_not_show():
