@@ -1,1 +1,0 @@
-"""Fuse the instances of several members."""
