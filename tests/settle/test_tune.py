@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,18 @@ def test_a_folds_settings_do_not_depend_on_its_images(material):
     one, two = (tune(x, dataset, folds, one_class=True) for x in (raw, other))
     assert one.nested[0] == two.nested[0]
     assert one.nested[1] != two.nested[1]
+    # Nor on their annotations: here those of fold 0 keep only their largest cells.
+    halved = tuple(
+        s
+        if folds[s.id]
+        else dataclasses.replace(
+            s, instances=s.instances[s.instances.areas > np.median(s.instances.areas)]
+        )
+        for s in dataset
+    )
+    three = tune(raw, dataclasses.replace(dataset, samples=halved), folds, one_class=True)
+    assert three.nested[0] == one.nested[0]
+    assert three.nested[1] != one.nested[1]
 
 
 def test_mixed_images_share_one_setting(material):

@@ -1,8 +1,8 @@
 """Tune the settings of each class on out-of-fold predictions.
 
-Each image is scored once under every setting of a grid. From this table the best setting for any
-set of images is an average and a maximum away: so the nested estimate, where the images of a fold
-are scored with settings that were tuned without them, costs nothing more.
+Each image is scored under every setting of a grid; the best setting for a set of images is read
+off their tables. For the nested estimate this is done again for each fold, without its images: not
+even the grid has seen them.
 """
 
 from collections.abc import Mapping
@@ -115,25 +115,26 @@ def tune(
     for group, ids in groups.items():
         if not ids:
             continue
-        grid = make_grid([raw[i] for i in ids], [dataset[i].annotated() for i in ids])
-        tables = np.stack(
-            map_images(
-                lambda i, grid=grid: score_table(raw[i], dataset[i].annotated(), grid),  # type: ignore[misc]
-                ids,
-            )
-        )
-        tried += grid.size
         targets = [group] if one_class else names
+        grid, tables = _tables(ids, raw, dataset)
         best = best_index(tables, grid.default)
-        for name in targets:
-            settings[name] = grid.settings(best)
-        for fold, chosen in nested.items():
-            others = np.array([folds[i] != fold for i in ids])
-            if others.any():
-                for name in targets:
-                    chosen[name] = grid.settings(best_index(tables[others], grid.default))
+        settings |= dict.fromkeys(targets, grid.settings(best))
         curves[group or "all classes"] = _curves(tables.mean(0), grid, best)
+        tried += grid.size
+        for fold, chosen in nested.items():
+            # The grid too comes from the other folds: it knows how large their cells are.
+            others = [i for i in ids if folds[i] != fold]
+            if others:
+                grid, tables = _tables(others, raw, dataset)
+                chosen |= dict.fromkeys(targets, grid.settings(best_index(tables, grid.default)))
     return Tuned(settings, nested, curves, tried)
+
+
+def _tables(ids: list[str], raw: Mapping[str, Instances], dataset: Dataset) -> tuple[Grid, Floats]:
+    """Make the grid of some images and score each of them: (images, masks, scores, areas)."""
+    truths = {i: dataset[i].annotated() for i in ids}
+    grid = make_grid([raw[i] for i in ids], list(truths.values()))
+    return grid, np.stack(map_images(lambda i: score_table(raw[i], truths[i], grid), ids))
 
 
 def make_grid(raw: list[Instances], truths: list[Instances]) -> Grid:
