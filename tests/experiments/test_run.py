@@ -66,7 +66,7 @@ def test_a_run_is_a_readable_folder(place):
     rows = list(csv.DictReader((run / "fold0" / "metrics.csv").open()))
     assert [row["step"] for row in rows] == ["2", "4", "6", "8"]
     scores = json.loads((run / "scores.json").read_text())
-    assert set(scores) == {"nested", "untuned", "optimistic", "training"}
+    assert set(scores) == {"nested", "untuned", "optimistic", "folds", "training"}
     assert set(json.loads((run / "settle.json").read_text())) == {"astro", "cort", "shsy5y"}
     assert (run / "tuning.png").stat().st_size > 5000
     assert list((run / "fold0" / "tensorboard").iterdir())
@@ -221,3 +221,23 @@ def test_mistakes_are_told_in_one_line(place, arguments, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_one_fold_alone(place, tmp_path):
+    command = ["train", place / "data", "--model", place / "tiny.yaml", "--folds", 2]
+    somaseg(*command, "--out", tmp_path / "run", "--fold", 1)
+    assert not (tmp_path / "run" / "fold0").exists()
+    run = Run.open(tmp_path / "run")
+    assert run.finished_folds() == [1]
+    folds = run.folds(run.dataset())
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["folds"] == [1]
+    assert set(scores["nested"]["images"]) == {name for name, fold in folds.items() if fold == 1}
+    refused = somaseg(*command, "--out", tmp_path / "run", "--fold", 2, check=False)
+    assert refused.returncode == 2
+    assert "fold 2:" in refused.stderr
+    assert "has folds 0 to 1" in refused.stderr
+    unfinished = somaseg(
+        "predict", place / "data" / "test", "--model", tmp_path / "run", check=False
+    )
+    assert "fold0/model.safetensors is missing" in unfinished.stderr

@@ -23,6 +23,13 @@ def train(
         str, typer.Option("--model", "-m", help="A preset (`somaseg models`) or your YAML file.")
     ] = "flow_lite",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 3,
+    fold: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Train this fold only (from 0; may be given again); the score is of its images.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=0, help="Folds at a time; 0: one a core, one a GPU.")
     ] = 0,
@@ -102,7 +109,7 @@ def train(
         _set(fields, change)
     run = Run.create(out, validate(RunConfig, fields, "settings"))
     with FoldBars() as report:
-        cross_validate(run, jobs or default_jobs(), report, refit)
+        cross_validate(run, jobs or default_jobs(), report, refit, fold)
     print_run_scores(score_run(run, run.dataset(), class_weights), str(run.folder))
     took = run.scores()["training"]
     typer.echo(

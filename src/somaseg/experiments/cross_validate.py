@@ -1,15 +1,22 @@
 """Cross-validate a model: train on every fold, score the out-of-fold predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from somaseg.data.types import Dataset
+from somaseg.errors import SomasegError
 from somaseg.experiments.execute import Report, execute
 from somaseg.experiments.store import Run
 from somaseg.experiments.tuning import RunScores, draw_curves, tune_run
 from somaseg.files import read_json
 
 
-def cross_validate(run: Run, jobs: int, report: Report, refit: bool = False) -> None:
+def cross_validate(
+    run: Run,
+    jobs: int,
+    report: Report,
+    refit: bool = False,
+    only: Sequence[int] | None = None,
+) -> None:
     """Train and predict every fold that is not finished; at will, also a model of all images.
 
     Args:
@@ -17,8 +24,16 @@ def cross_validate(run: Run, jobs: int, report: Report, refit: bool = False) -> 
         jobs: folds at a time.
         report: told what the tasks tell.
         refit: also train on all images, for predicting new ones.
+        only: these folds alone, for a quick look or a comparison that need not be of all images.
+
+    Raises:
+        SomasegError: the run has no such fold, or a task failed.
     """
-    folds: list[int | None] = [*range(run.config.folds), *([None] if refit else [])]
+    chosen = range(run.config.folds) if only is None else sorted(set(only))
+    for fold in chosen:
+        if not 0 <= fold < run.config.folds:
+            raise SomasegError(f"fold {fold}: {run.folder} has folds 0 to {run.config.folds - 1}")
+    folds: list[int | None] = [*chosen, *([None] if refit else [])]
     tasks = [
         (run.part(fold).name, [str(run.folder), "all" if fold is None else str(fold)])
         for fold in folds
@@ -32,18 +47,20 @@ def score_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = 
     """Tune and score a run's out-of-fold predictions; write ``scores.json`` and ``tuning.png``.
 
     Args:
-        run: with all folds finished.
+        run: with all folds finished, or some: then the score is that of their images.
         dataset: its annotated images.
         weights: weight of each class for a weighted score.
     """
     scores = tune_run(run, dataset, weights)
-    notes = [read_json(run.part(fold) / "training.json") for fold in range(run.config.folds)]
+    folds = run.finished_folds()
+    notes = [read_json(run.part(fold) / "training.json") for fold in folds]
     run.save_scores(
         {
             **{
                 name: getattr(scores, name).to_json()
                 for name in ("nested", "untuned", "optimistic")
             },
+            "folds": folds,
             "training": {
                 "seconds": sum(note["seconds"] for note in notes),
                 "cpu_seconds": sum(note["cpu_seconds"] for note in notes),

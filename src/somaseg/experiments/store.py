@@ -153,19 +153,32 @@ class Run:
         missing = [path for path in paths if not path.exists()]
         if missing:
             raise SomasegError(
-                f"{self.folder}: {missing[0].relative_to(self.folder)} is missing; "
-                "run the same `somaseg train` again to finish it"
+                f"{self.folder}: {missing[0].relative_to(self.folder)} is missing; run the same "
+                "`somaseg train` again to finish it, or give one fold's model.safetensors"
             )
         return paths
 
-    def raw_predictions(self) -> dict[str, Instances]:
-        """Load the raw out-of-fold predictions of all images.
+    def finished_folds(self) -> list[int]:
+        """Folds that are trained and predicted.
 
         Raises:
-            SomasegError: a fold is not finished.
+            SomasegError: none is.
+        """
+        folds = [fold for fold in range(self.config.folds) if self.finished(fold)]
+        if not folds:
+            raise SomasegError(
+                f"{self.folder}: no fold is finished; run the same `somaseg train` again"
+            )
+        return folds
+
+    def raw_predictions(self) -> dict[str, Instances]:
+        """Load the raw out-of-fold predictions of the images of all finished folds.
+
+        Raises:
+            SomasegError: no fold is finished.
         """
         out: dict[str, Instances] = {}
-        for fold in range(self.config.folds):
+        for fold in self.finished_folds():
             out |= load_predictions(self.predictions_path(fold))
         return out
 

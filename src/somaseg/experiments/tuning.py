@@ -47,7 +47,7 @@ def settle_all(
 
 
 def tune_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = None) -> RunScores:
-    """Tune a run with all folds finished; write ``settle.json`` and into its model files.
+    """Tune a run on its finished folds; write ``settle.json`` and into its model files.
 
     Args:
         run: the run.
@@ -55,6 +55,7 @@ def tune_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = N
         weights: weight of each class for weighted scores.
     """
     raw, folds, one_class = run.raw_predictions(), run.folds(dataset), has_one_class(dataset)
+    dataset = dataset.subset(list(raw))
     found = tune(raw, dataset, folds, one_class)
     chosen: dict[str, dict[str, Settle]] = {
         "untuned": dict.fromkeys(raw, default_settings(dataset.names)),
