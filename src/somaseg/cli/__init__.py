@@ -10,6 +10,7 @@ from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
 from somaseg.cli.evaluate import evaluate
+from somaseg.cli.ledger import app as ledger_app
 from somaseg.cli.predict import predict
 from somaseg.cli.submit import submit
 from somaseg.cli.train import models, train
@@ -57,6 +58,7 @@ app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)
 app.add_typer(data_app)
+app.add_typer(ledger_app)
 
 
 def main() -> None:
