@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from somaseg.data.types import Dataset
 from somaseg.evaluation import CompetitionScore, compare, competition_score
@@ -13,6 +14,9 @@ from somaseg.masks.parallel import map_images
 from somaseg.models.registry import load_model
 from somaseg.settle import Settle, default_settings, dump_settings, settle
 from somaseg.settle.tune import Tuned, tune
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,13 @@ def tune_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = N
 
 
 def draw_curves(path: str | Path, tuned: Tuned) -> None:
-    """Draw the score over each setting, a line a class, as a PNG."""
+    """Draw the score over each setting as a PNG."""
+    with atomic_path(path) as temporary:
+        curves_figure(tuned).savefig(temporary, dpi=110)
+
+
+def curves_figure(tuned: Tuned) -> "Figure":
+    """Draw the score over each setting, a line a class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
@@ -99,5 +109,4 @@ def draw_curves(path: str | Path, tuned: Tuned) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("out-of-fold mAP")
     figure.axes[0].legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    return figure
