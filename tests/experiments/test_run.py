@@ -241,3 +241,23 @@ def test_one_fold_alone(place, tmp_path):
         "predict", place / "data" / "test", "--model", tmp_path / "run", check=False
     )
     assert "fold0/model.safetensors is missing" in unfinished.stderr
+
+
+def test_cleaning_with_a_run_and_training_on_the_copy(place, tmp_path):
+    copy = tmp_path / "copy"
+    done = somaseg("data", "clean", place / "data", copy, "--with", place / "run", "--slivers", 9)
+    assert "mended sliver" in done.stdout
+    command = ["train", place / "data", "--model", place / "tiny.yaml", "--folds", 2, "--fold", 0]
+    somaseg(*command, "--train-on", copy, "--out", tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    dataset = run.dataset()
+    learned = {s.id: len(s.instances) for s in run.training_samples(dataset, 0)}
+    assert sum(learned.values()) < sum(len(dataset[name].instances) for name in learned)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(scores["nested"]["images"]) == set(dataset.ids) - set(learned)
+
+    (copy / "train.csv").write_text("\n".join((copy / "train.csv").read_text().split("\n")[:3]))
+    refused = somaseg(*command, "--train-on", copy, "--out", tmp_path / "other", check=False)
+    assert refused.returncode == 2
+    assert "they must be the same" in refused.stderr or "has no annotation of" in refused.stderr
+    assert not (tmp_path / "other" / "config.yaml").exists()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Look at a data set, check it for faults, convert it between formats.",
+    help="Look at a data set, check it for faults, mend it, convert it between formats.",
 )
 
 
@@ -170,6 +170,75 @@ def convert(
             f"({order.value}), {loss.pixels} claims were dropped, {loss.hidden} cells vanished. "
             "The other formats keep overlap."
         )
+
+
+@app.command("clean")
+def clean_command(
+    data: Data,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    found: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            help="A finished run: also mend shifted and merged masks that its out-of-fold "
+            "predictions disagree with.",
+            show_default=False,
+        ),
+    ] = None,
+    holes: Annotated[bool, typer.Option(help="Fill the holes of masks.")] = True,
+    pieces: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Drop pieces below this share of a mask's largest; 0: no."),
+    ] = 0.25,
+    slivers: Annotated[
+        int, typer.Option(min=0, help="Drop masks nowhere this many pixels wide; 0: no.")
+    ] = 3,
+    duplicates: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of two above this IoU drop the smaller; 1: no.")
+    ] = 0.5,
+    shifts: Annotated[
+        int, typer.Option(min=0, help="Move masks by up to this many pixels; 0: no.")
+    ] = 8,
+    merged: Annotated[bool, typer.Option(help="Cut masks around several cells apart.")] = True,
+    confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score of predictions that may say so.")
+    ] = 0.5,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Pictures, before and after, of changes of each kind.")
+    ] = 12,
+    format: FormatOption = InputFormat.auto,
+    images: ImagesOption = None,
+) -> None:
+    """Write a copy of a data set with mended annotations, and say what was changed.
+
+    The copy is of the same format, so that `somaseg train DATA --train-on COPY` trains on it and
+    still scores against DATA. OUT/changes.csv lists every change; OUT/changes/ shows some.
+    """
+    from somaseg.data import load_dataset
+    from somaseg.data.clean import CleanSettings, clean
+    from somaseg.data.load import detect
+    from somaseg.experiments.tuning import settled_out_of_fold
+    from somaseg.export.convert import write_dataset
+    from somaseg.report.changes import draw_changes, write_changes
+
+    dataset = load_dataset(data, format.value, images)
+    settings = CleanSettings(
+        holes=holes,
+        pieces=pieces,
+        slivers=slivers,
+        duplicates=duplicates,
+        shifts=shifts,
+        merged=merged,
+        confidence=confidence,
+    )
+    mended, changes = clean(dataset, settings, settled_out_of_fold(found) if found else None)
+    target = detect(data)[0] if format is InputFormat.auto else format.value
+    write_dataset(out, mended, target)
+    write_changes(out / "changes.csv", changes)
+    drawn = draw_changes(out / "changes", dataset, mended, changes, pictures)
+    counts = Counter(change.kind for change in changes)
+    listed = ", ".join(f"{kind}: {count}" for kind, count in counts.items()) or "nothing"
+    typer.echo(f"{out}: {len(mended)} images; mended {listed}; {drawn} pictures in {out}/changes")
 
 
 def _info_table(title: str, summary: "Summary") -> "Table":

@@ -48,6 +48,14 @@ def train(
         Path | None,
         typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
     ] = None,
+    train_on: Annotated[
+        Path | None,
+        typer.Option(
+            help="Other annotations of the same images to learn from, such as a mended copy "
+            "(`somaseg data clean`); the score is still that on DATA.",
+            show_default=False,
+        ),
+    ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Then train on all images, for predicting new ones.")
     ] = False,
@@ -100,6 +108,7 @@ def train(
         "model": dict(preset.model),
         "training": {"seed": seed, **preset.training},
         "start_from": str(start_from.resolve()) if start_from else None,
+        "train_on": DataConfig(path=str(train_on.resolve())) if train_on else None,
         "views": views,
         "log": tuple(log or ["tensorboard"]),
     }

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.data import Dataset, load_dataset, load_folds, make_folds, save_folds
+from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
 from somaseg.data.load import Format
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json, write_text
@@ -50,6 +50,9 @@ class RunConfig(BaseModel):
     training: TrainSettings = TrainSettings()
     start_from: str | None = Field(
         None, description="model file whose weights training starts from"
+    )
+    train_on: DataConfig | None = Field(
+        None, description="other annotations of the same images to learn from, as a mended copy"
     )
     views: Literal["none", "flips", "all"] = Field(
         "none", description="test-time views of out-of-fold prediction"
@@ -87,6 +90,8 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise SomasegError(f"{folder}: exists and is no run; give another --out")
         dataset = load_annotated(config.data)
+        if config.train_on is not None:
+            learn_from(dataset, config.train_on)  # what is wrong with it is told now
         folds = make_folds(dataset, config.folds, config.seed)
         save_folds(folder / "folds.json", folds)
         # The config is written last: a folder with it is a whole run.
@@ -123,6 +128,17 @@ class Run:
             SomasegError: the data set has changed since.
         """
         return load_folds(self.folder / "folds.json", dataset)
+
+    def training_samples(self, dataset: Dataset, fold: int | None) -> list[Sample]:
+        """Images that the model of a fold (none: of all images) learns from.
+
+        Raises:
+            SomasegError: the data set, or that of other annotations, has changed since.
+        """
+        folds = self.folds(dataset)
+        if self.config.train_on is not None:
+            dataset = learn_from(dataset, self.config.train_on)
+        return [sample for sample in dataset if folds[sample.id] != fold]
 
     def part(self, fold: int | None) -> Path:
         """Folder of a fold, or of the model of all images (none)."""
@@ -199,6 +215,27 @@ def load_annotated(data: DataConfig) -> Dataset:
     if not len(annotated):
         raise SomasegError(f"{data.path}: no image in it is annotated")
     return annotated
+
+
+def learn_from(dataset: Dataset, data: DataConfig) -> Dataset:
+    """Load other annotations of a data set's images, in its order.
+
+    Raises:
+        SomasegError: an image is missing there, or its size or the class names are others.
+    """
+    other = load_annotated(data)
+    if other.names != dataset.names:
+        raise SomasegError(
+            f"{data.path}: classes {', '.join(other.names)}, but {dataset.source} has "
+            f"{', '.join(dataset.names)}; they must be the same"
+        )
+    for sample in dataset:
+        if sample.id not in other or other[sample.id].size != sample.size:
+            raise SomasegError(
+                f"{data.path}: has no annotation of image {sample.id} of "
+                f"{sample.size[1]}×{sample.size[0]} pixels, which {dataset.source} has"
+            )
+    return other.subset(dataset.ids)
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -63,7 +63,7 @@ def tune_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = N
     found = tune(raw, dataset, folds, one_class)
     chosen: dict[str, dict[str, Settle]] = {
         "untuned": dict.fromkeys(raw, default_settings(dataset.names)),
-        "nested": {i: found.nested[folds[i]] for i in raw},
+        "nested": {i: found.nested[found.folds[i]] for i in raw},
         "optimistic": dict.fromkeys(raw, found.settings),
     }
     scores = {
@@ -78,10 +78,24 @@ def tune_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = N
         if path.exists():
             model = load_model(path)
             # A fold's model is scored with what was tuned without its images.
-            settings = found.settings if fold is None else found.nested[fold]
+            honest = {} if found.dealt else found.nested
+            settings = found.settings if fold is None else honest.get(fold, found.settings)
             model.info = model.info.model_copy(update={"settle": dump_settings(settings)})
             model.save(path)
     return RunScores(**scores, tuned=found)
+
+
+def settled_out_of_fold(folder: str | Path) -> dict[str, Instances]:
+    """Final predictions of a run's images, each settled as tuned without its fold.
+
+    Raises:
+        SomasegError: no such run, or no fold of it is finished.
+    """
+    run = Run.open(folder)
+    dataset = run.dataset()
+    raw, one_class = run.raw_predictions(), has_one_class(dataset)
+    found = tune(raw, dataset.subset(list(raw)), run.folds(dataset), one_class)
+    return settle_all(raw, {i: found.nested[found.folds[i]] for i in raw}, one_class)
 
 
 def draw_curves(path: str | Path, tuned: Tuned) -> None:

@@ -75,23 +75,36 @@ def write_eda(
     Raises:
         SomasegError: no image, an image that cannot be read, or a file that cannot be written.
     """
+    fingerprint, sections = data_sections(dataset, examples=examples, workers=workers)
+    page = render(
+        "eda",
+        title=f"Data set {'/'.join(Path(dataset.source).parts[-2:])}",
+        json=fingerprint.model_dump_json(indent=1),
+        **sections,
+    )
+    write_text(path, page)
+    return fingerprint
+
+
+def data_sections(
+    dataset: Dataset, *, examples: int = 3, workers: int | None = None
+) -> tuple[Fingerprint, dict[str, Any]]:
+    """Measure a data set: its fingerprint, and what ``data.html.j2`` shows of it.
+
+    Args and errors as for :func:`write_eda`.
+    """
     if len(dataset) == 0:
         raise SomasegError(f"{dataset.source}: holds no image, so there is nothing to show")
     facts = measure(dataset, workers)
     fingerprint = summarise(dataset, facts)
     kinds = _kinds(dataset, facts, fingerprint)
-    page = render(
-        "eda",
-        title=f"Data set {'/'.join(Path(dataset.source).parts[-2:])}",
-        facts=_sentence(fingerprint),
-        notes=_notes(fingerprint),
-        table=_table(kinds, fingerprint),
-        charts=_charts(kinds, fingerprint.pixel_size),
-        examples=[group for kind in kinds if (group := _examples(dataset, kind, examples))],
-        json=fingerprint.model_dump_json(indent=1),
-    )
-    write_text(path, page)
-    return fingerprint
+    return fingerprint, {
+        "facts": _sentence(fingerprint),
+        "notes": _notes(fingerprint),
+        "table": _table(kinds, fingerprint),
+        "charts": _charts(kinds, fingerprint.pixel_size),
+        "examples": [group for kind in kinds if (group := _examples(dataset, kind, examples))],
+    }
 
 
 def _kinds(dataset: Dataset, facts: Sequence[ImageFacts], fingerprint: Fingerprint) -> list[_Kind]:
