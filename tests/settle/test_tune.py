@@ -5,47 +5,39 @@ import pytest
 
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.data.types import Dataset, Sample
+from somaseg.errors import SomasegError
 from somaseg.evaluation import compare, competition_score
 from somaseg.instances import Instances
-from somaseg.settle import default_settings, settle
-from somaseg.settle.tune import make_grid, score_table, tune
+from somaseg.settle import SettleSettings, default_settings, settle
+from somaseg.settle.choose import Judge
+from somaseg.settle.grid import AXES, Grid
+from somaseg.settle.tune import MOST_IMAGES, tune
 
 
-def noisy(cells, seed, overlap=False):
+def noisy(cells, seed, overlap):
     """Raw predictions: the true cells with sure scores, and as many wrong ones with low scores."""
     rng = np.random.default_rng(seed)
     cells = cells.disjoint(largest_piece=True, min_area=10)[0]
-    wrong = cells.replace(boxes=np.roll(cells.boxes, 0)).window(cells.size, (3, -4))[0]
+    wrong = cells.window(cells.size, (3, -4))[0]
     if not overlap:
-        taken = cells.to_labels() > 0
-        labels = np.where(taken, 0, wrong.to_labels())
-        wrong = Instances.from_labels(labels, classes=0, names=cells.names)
-        wrong = wrong.with_classes(np.full(len(wrong), cells.classes[0], np.int16))
+        labels = np.where(cells.to_labels() > 0, 0, wrong.to_labels())
+        wrong = Instances.from_labels(labels, classes=cells.classes[0], names=cells.names)
     cells = cells.with_scores(rng.uniform(0.5, 0.9, len(cells)))
     wrong = wrong.with_scores(rng.uniform(0.1, 0.4, len(wrong)))
     both = Instances.concat([cells, wrong])
-    levels = np.concatenate(
-        [
-            np.full(n, v)
-            for n, v in zip(
-                both.areas * 0 + np.diff(both.offsets),
-                rng.integers(150, 255, len(both)),
-                strict=True,
-            )
-        ]
-    )
+    levels = np.repeat(rng.integers(150, 255, len(both)), np.diff(both.offsets))
     return both.replace(pixels=(both.pixels * levels).astype(np.uint8), soft=True)
 
 
-@pytest.fixture(scope="module")
-def material():
+@pytest.fixture(scope="module", params=[False, True], ids=["disjoint", "overlapping"])
+def material(request):
     samples, raw, folds = [], {}, {}
     for k in range(4):
         for kind in KINDS:
             name = f"{kind}{k}"
             cells = make_image(kind, k, (130, 176))[1]
             samples.append(Sample(name, cells.size, None, cells, kind))
-            raw[name] = noisy(cells, k)
+            raw[name] = noisy(cells, k, request.param)
             folds[name] = k % 2
     return Dataset(tuple(samples), samples[0].instances.names, "test"), raw, folds
 
@@ -55,34 +47,34 @@ def score(dataset, raw, settings):
     return competition_score(compare(dataset, found))
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_table_is_what_settling_and_scoring_give(overlap):
-    for kind in KINDS:
-        cells = make_image(kind, 1, (130, 176))[1]
-        raw = noisy(cells, 1, overlap)
-        dataset = Dataset((Sample("x", cells.size, None, cells),), cells.names, "test")
-        grid = make_grid([raw], [cells])
-        assert grid.overlapping == overlap
-        table = score_table(raw, cells, grid)
-        rng = np.random.default_rng(0)
-        # Areas apply after overlaps are resolved only; elsewhere the table is exact.
-        for _ in range(15):
-            index = tuple(int(rng.integers(n)) for n in table.shape)
-            index = (index[0], index[1], index[2] if not overlap else 0)
-            settings = dict.fromkeys(cells.names, grid.settings(index))
-            expected = competition_score(compare(dataset, {"x": settle(raw, settings)})).map
-            assert table[index] == pytest.approx(expected, abs=0.02)
-
-
 def test_tuning_finds_what_separates_right_from_wrong(material):
     dataset, raw, folds = material
     tuned = tune(raw, dataset, folds, one_class=True)
     assert set(tuned.settings) == set(dataset.names)
-    assert all(0.3 < s.score < 0.6 for s in tuned.settings.values())
     before = score(dataset, raw, default_settings(dataset.names)).map
     after = score(dataset, raw, tuned.settings).map
-    assert after > before + 0.1
+    assert after > before + 0.04
     assert tuned.tried > 9_000
+    assert not tuned.dealt
+    assert tuned.folds == folds
+    for name, curves in tuned.curves.items():
+        assert tuple(curves) == AXES
+        # All curves go through the chosen setting: there they have one and the same score.
+        through = [
+            dict(curve)[getattr(tuned.settings[name], axis)] for axis, curve in curves.items()
+        ]
+        assert max(through) - min(through) < 1e-9
+
+
+def test_curves_show_scores_of_settled_images(material):
+    dataset, raw, folds = material
+    tuned = tune(raw, dataset, folds, one_class=True)
+    name = "cort"
+    ids = [i for i in raw if dataset[i].image_class == name]
+    for threshold, shown in tuned.curves[name]["mask_threshold"][::5]:
+        changed = tuned.settings[name].model_copy(update={"mask_threshold": threshold})
+        found = score(dataset.subset(ids), {i: raw[i] for i in ids}, {name: changed})
+        assert shown == pytest.approx(found.map, abs=1e-9)
 
 
 def test_a_folds_settings_do_not_depend_on_its_images(material):
@@ -105,6 +97,54 @@ def test_a_folds_settings_do_not_depend_on_its_images(material):
     assert three.nested[1] != one.nested[1]
 
 
+def test_a_fold_may_have_its_own_view_of_the_others(material):
+    dataset, raw, folds = material
+    without = {
+        f: {
+            i: r.with_scores(r.scores ** (0.5 if f == 1 else 1))
+            for i, r in raw.items()
+            if folds[i] != f
+        }
+        for f in range(2)
+    }
+    one, two = (tune(raw, dataset, folds, one_class=True, without=w) for w in (None, without))
+    assert one.settings == two.settings
+    assert one.nested[0] == two.nested[0]
+    assert one.nested[1] != two.nested[1]
+    assert tune(without[1], dataset, folds, one_class=True).settings == two.nested[1]
+
+
+def test_images_of_one_fold_are_dealt(material):
+    dataset, raw, folds = material
+    tuned = tune(raw, dataset, dict.fromkeys(folds, 5), one_class=True)
+    assert tuned.dealt
+    assert set(tuned.folds) == set(raw)
+    assert sorted(tuned.nested) == [0, 1, 2]
+    for kind in KINDS:  # each class in each
+        assert {tuned.folds[i] for i in raw if dataset[i].image_class == kind} == {0, 1, 2}
+    # The same as if they had been dealt before.
+    again = tune(raw, dataset, tuned.folds, one_class=True)
+    assert again.nested == tuned.nested
+    assert again.settings == tuned.settings
+    # A single image has nothing to be tuned on.
+    name = next(iter(raw))
+    alone = tune({name: raw[name]}, dataset, folds, one_class=True)
+    assert alone.nested == {folds[name]: default_settings(dataset.names)}
+    assert alone.dealt
+
+
+def test_only_what_is_asked_for_is_tuned(material):
+    dataset, raw, folds = material
+    tuned = tune(raw, dataset, folds, one_class=True, search=["score"])
+    assert tuned.tried == 3 * 39
+    for chosen in tuned.settings.values():
+        assert chosen == SettleSettings(score=chosen.score)
+    # The sure ones are above 0.5, the wrong ones below 0.4.
+    assert any(0.3 < chosen.score < 0.6 for chosen in tuned.settings.values())
+    with pytest.raises(SomasegError, match="no setting 'scores' to tune"):
+        tune(raw, dataset, folds, one_class=True, search=["scores"])
+
+
 def test_mixed_images_share_one_setting(material):
     dataset, raw, folds = material
     tuned = tune(raw, dataset, folds, one_class=False)
@@ -116,3 +156,53 @@ def test_images_without_predictions(material):
     empty = {i: r[:0] for i, r in raw.items()}
     tuned = tune(empty, dataset, folds, one_class=True)
     assert score(dataset, empty, tuned.settings).map == 0
+
+
+def test_many_images_are_sampled(monkeypatch, material):
+    dataset, raw, folds = material
+    monkeypatch.setattr("somaseg.settle.tune.MOST_IMAGES", 1)
+    scored = []
+    original = Judge.add
+    monkeypatch.setattr(Judge, "add", lambda self, *x: scored.append(self) or original(self, *x))
+    tune(raw, dataset, folds, one_class=True, search=["score"])
+    assert len(scored) == 3 * 3  # an image of each class, for each of two folds and for all
+    assert MOST_IMAGES >= 100
+
+
+LINE = Grid(("smallest_first",), (0.3,), (0.5,), tuple(np.arange(20) / 20), (20,), (None,))
+DEFAULT = LINE.score.index(0.25)
+
+
+def judged(tables):
+    judge = Judge(LINE)
+    for table in tables:
+        judge.add(np.asarray(table, float).reshape(LINE.shape))
+    return judge.best()[3]
+
+
+def test_choice_is_on_a_plateau_and_sure():
+    grid_default = np.zeros(20)
+    peak, plateau = grid_default.copy(), grid_default.copy()
+    peak[15] = 1
+    plateau[8:13] = 0.4
+    assert judged([plateau + peak, plateau + peak]) == 10
+    # What gains much in one image and loses in the others is not worth the risk.
+    luck = grid_default.copy()
+    luck[14:20] = 1
+    assert judged([luck, -0.1 * luck, -0.1 * luck]) == DEFAULT
+    # One image proves nothing, none less.
+    assert judged([plateau]) == DEFAULT
+    assert judged([]) == DEFAULT
+    # Where nothing matters the default stays.
+    assert judged([grid_default, grid_default + 1]) == DEFAULT
+
+
+def test_choice_is_the_largest_lower_end_by_hand():
+    rng = np.random.default_rng(0)
+    tables = rng.random((7, 20))
+    smooth = np.array(
+        [[t[np.clip(range(k - 2, k + 3), 0, 19)].mean() for k in range(20)] for t in tables]
+    )
+    gain = smooth - smooth[:, [DEFAULT]]
+    lower = gain.mean(0) - gain.std(0, ddof=1) / np.sqrt(7)
+    assert judged(tables) == lower.argmax()
