@@ -7,6 +7,7 @@
     RUN/fold0/               metrics.csv, model.safetensors, predictions.npz (raw, out of fold)
     RUN/all/                 the same for a model of all images, without predictions
     RUN/settle.json          tuned settings by class
+    RUN/rescore.json         learned scores and the settings tuned for them, if they help
     RUN/scores.json          out-of-fold scores
 """
 
@@ -151,6 +152,11 @@ class Run:
     def predictions_path(self, fold: int) -> Path:
         """Raw out-of-fold predictions of a fold."""
         return self.part(fold) / "predictions.npz"
+
+    @property
+    def rescorer_path(self) -> Path:
+        """Learned scores, if there are any."""
+        return self.folder / "rescore.json"
 
     def finished(self, fold: int | None) -> bool:
         """Whether a fold's training, and prediction if it has one, is done."""

@@ -47,6 +47,10 @@ class Tuned:
     curves: dict[str, dict[str, Curve]]
     tried: int
 
+    def of_images(self) -> dict[str, Settle]:
+        """Settings of each image: those that were tuned without its fold."""
+        return {name: self.nested[fold] for name, fold in self.folds.items()}
+
 
 def tune(
     raw: Mapping[str, Instances],
