@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from somaseg.evaluation import compare, competition_score, explain_score
 from somaseg.evaluation.explain import CAUSES, REMEDIES, image_causes
 from somaseg.evaluation.match import Overlaps
+from tests.evaluation.explain_oracle import Explained
+from tests.evaluation.oracle import THRESHOLDS
 from tests.evaluation.strategies import dataset, instances, pairs_of_stacks, rectangle, stack
 
 SIZE = (60, 80)
@@ -149,6 +151,87 @@ def test_causes_are_consistent(stacks):
     assert (truths[:, boundary] == predictions[:, boundary]).all()
     assert not truths[:, spurious].any()
     assert not predictions[:, missed].any()
+
+
+@st.composite
+def label_pairs(draw):
+    """Truths and predictions, each side disjoint: cells are merged, split, shifted, lost."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    cells = np.zeros((14, 20), int)
+    for k in range(1, draw(st.integers(1, 7))):
+        y, x = rng.integers(0, 12), rng.integers(0, 16)
+        cells[y : y + rng.integers(2, 7), x : x + rng.integers(2, 8)] = k
+    found = np.roll(cells, rng.integers(-1, 2, 2), (0, 1))
+    for k in range(1, 7):
+        change = rng.integers(0, 7)
+        if change == 0:
+            found[found == k] = 0
+        elif change in (1, 2):  # with a neighbour
+            found[found == k] = rng.integers(1, 7)
+        elif change in (3, 4):  # in two
+            half = (found == k) & (np.arange(20) < rng.integers(1, 19))
+            found[half] = 10 + k
+    if rng.random() < 0.5:
+        found[rng.integers(0, 10) :, rng.integers(0, 15) :][:3, :4] = 20
+
+    def masks(labels):
+        return stack([labels == k for k in np.unique(labels[labels > 0])], labels.shape)
+
+    return masks(cells), masks(found)
+
+
+def explained(stacks):
+    """What the package says, and what the oracle says, at each threshold."""
+    overlaps = Overlaps.between(*(instances(masks) for masks in stacks))
+    causes, matches = image_causes(overlaps), overlaps.matches()
+    for t, threshold in enumerate(THRESHOLDS):
+        yield t, causes, Explained(*stacks, threshold, matches[t].tolist())
+
+
+@given(label_pairs())
+@settings(max_examples=100)
+def test_causes_are_those_of_the_definition(stacks):
+    names = ("hit", *CAUSES)
+    for t, causes, oracle in explained(stacks):
+        assert [names[c] for c in causes.truth[t]] == oracle.truth_causes
+        assert [names[c] for c in causes.prediction[t]] == oracle.prediction_causes
+
+
+@given(label_pairs())
+@settings(max_examples=100)
+def test_remedies_are_the_scores_after_mending(stacks):
+    truth = dataset([instances(stacks[0])])
+    losses = explain_score(compare(truth, {"a": instances(stacks[1])})).total
+    for t, _, oracle in explained(stacks):
+        assert losses.perfect["detection"][t] == pytest.approx(float(oracle.with_detection()))
+        assert losses.perfect["boundaries"][t] == pytest.approx(float(oracle.with_boundaries()))
+        assert losses.perfect["separation"][t] == pytest.approx(float(oracle.with_separation()))
+
+
+def test_each_class_is_explained_by_its_images():
+    """Two classes, one image each: shares and remedies of a class are those of its image."""
+    near = [box(10, 50, 20, 60), box(10, 60, 20, 70)]
+    stacks = {"a": (near, [near[0] | near[1]]), "b": ([LEFT, FAR], [LEFT, box(40, 54, 50, 64)])}
+    truths = [
+        instances(stack(t, SIZE), names=("p", "q"), classes=k)
+        for k, (t, _) in enumerate(stacks.values())
+    ]
+    found = {name: instances(stack(p, SIZE)) for name, (_, p) in stacks.items()}
+    comparison = compare(dataset(truths, ("p", "q"), image_class=["p", "q"]), found)
+    explanation = explain_score(comparison)
+    alone = [
+        explain_score(
+            compare(dataset([instances(stack(t, SIZE))]), {"a": instances(stack(p, SIZE))})
+        )
+        for t, p in stacks.values()
+    ]
+    assert list(explanation.classes) == ["p", "q"]
+    for losses, one in zip(explanation.classes.values(), alone, strict=True):
+        assert losses.to_json() == one.total.to_json()
+    assert explanation.classes["p"].lost["merged"].tolist() == [1.0] * 10
+    assert explanation.classes["q"].lost["merged"].tolist() == [0.0] * 10
+    assert explanation.classes["q"].lost["boundary"].tolist() == pytest.approx([2 / 3] * 10)
+    assert explanation.total.lost["merged"].tolist() == [0.5] * 10
 
 
 def test_perfect_predictions_lose_nothing():
