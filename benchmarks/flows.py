@@ -53,7 +53,7 @@ def field(arguments):
         return chosen.instances.to_labels()
     from somaseg.data.synthetic import make_image
 
-    return make_image("shsy5y", 0, (520, 704)).instances.to_labels()
+    return make_image("shsy5y", 0, (520, 704))[1].to_labels()
 
 
 def main():

@@ -1,20 +1,25 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.evaluation import Overlaps
 from somaseg.instances import Instances
-from somaseg.models.flow.decode import STEPS, decode_flows, flow_errors
+from somaseg.models.flow.decode import STEPS, _follow, decode_flows, flow_errors, resize_labels
 from somaseg.models.flow.targets import label_flows
+from tests.models.data import make_cpnet_fixture as fixture
+
+THEIRS = np.load(Path(fixture.__file__).parent / "dynamics.npz")
 
 
-def ends_by_euler(flows, inside):
+def ends_by_euler(flows, inside, steps=STEPS):
     """Every pixel followed for all steps, as the paper does it."""
     h, w = inside.shape
     ys, xs = np.nonzero(inside)
     y, x = ys.astype(float), xs.astype(float)
     masked = flows * inside
-    for _ in range(STEPS):
+    for _ in range(steps):
         y0, x0 = y.astype(int), x.astype(int)
         y1, x1 = np.minimum(y0 + 1, h - 1), np.minimum(x0 + 1, w - 1)
         fy, fx = y - y0, x - x0
@@ -109,3 +114,53 @@ def test_no_foreground():
 def test_shapes_must_fit():
     with pytest.raises(ValueError, match="do not fit"):
         decode_flows(np.zeros((2, 8, 9), np.float32), np.zeros((9, 8), bool))
+
+
+def average_precision(truth, prediction, percent=90):
+    overlaps = Overlaps.between(Instances.from_labels(truth), Instances.from_labels(prediction))
+    hits = overlaps.counts((percent,), "maximum").hits[0]
+    return hits / (truth.max() + prediction.max() - hits)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("all", np.inf), ("checked", fixture.CHECK)])
+def test_masks_are_those_of_cellpose(name, limit):
+    theirs = THEIRS[f"masks_{name}"].astype(np.int32)
+    assert theirs.max() == {"all": 40, "checked": 36}[name]
+    truth = fixture.labels()
+    flows = (label_flows(truth) + fixture.noise()) * (truth > 0)
+    decoded = decode_flows(flows, truth > 0, max_error=limit)
+    assert average_precision(theirs, decoded.labels) >= 0.99
+
+
+def test_masks_at_the_networks_resolution_are_those_of_cellpose():
+    theirs = THEIRS["masks_enlarged"].astype(np.int32)
+    truth = fixture.labels()
+    flows = ((label_flows(truth) + fixture.noise()) * (truth > 0))[:, ::2, ::2]
+    decoded = decode_flows(flows, truth[::2, ::2] > 0, max_error=fixture.CHECK, min_area=1)
+    enlarged = resize_labels(decoded, truth.shape, min_area=15)
+    assert len(enlarged.errors) == enlarged.labels.max()
+    assert average_precision(theirs, enlarged.labels) >= 0.99
+
+
+@pytest.mark.parametrize("steps", [1, 12, STEPS])
+def test_exact_steps_end_where_euler_ends(steps):
+    labels = fixture.labels()
+    flows, inside = label_flows(labels) + fixture.noise(), labels > 0
+    ys, xs, y, x = ends_by_euler(flows, inside, steps)
+    ends = _follow(flows, inside, steps, False)
+    far = np.maximum(abs(ends[ys, xs] // 210 - y), abs(ends[ys, xs] % 210 - x))
+    # The pixel that a point lies in; noise sends a few to another sink by rounding alone.
+    assert np.mean(far <= 0.5 + 1e-3) > 0.98
+    assert (ends[~inside] == -1).all()
+
+
+def test_too_few_exact_steps_leave_pixels_behind():
+    labels = np.zeros((20, 80), np.int32)
+    labels[5:15, 5:75] = 1
+    flows, inside = label_flows(labels), labels > 0
+    enough, few = (
+        decode_flows(flows, inside, max_error=np.inf, max_share=1, steps=steps, exact=True)
+        for steps in (200, 12)
+    )
+    assert len(enough.errors) == 1
+    assert (few.labels == few.labels[9, 39]).sum() < 0.6 * inside.sum()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from somaseg.data.synthetic import make_image
 from somaseg.models.flow.targets import label_flows
+from tests.models.data import make_cpnet_fixture as fixture
 
 
 def brute_force(labels):
@@ -81,3 +84,15 @@ def test_nothing_to_point_to(labels):
     assert flows.shape == (2, *labels.shape)
     assert flows.dtype == np.float32
     assert not flows.any()
+
+
+def test_directions_are_those_of_cellpose():
+    theirs = np.load(Path(fixture.__file__).parent / "dynamics.npz")["flows"].astype(np.float32)
+    ours = label_flows(fixture.labels())
+    both = (np.hypot(*ours) > 0.5) & (np.hypot(*theirs) > 0.5)
+    assert both.sum() > 0.99 * (fixture.labels() > 0).sum()
+    cosine = (ours * theirs).sum(0)[both] / (np.hypot(*ours) * np.hypot(*theirs))[both]
+    degrees = np.degrees(np.arccos(cosine.clip(-1, 1)))
+    # Cellpose 3 takes the gradient of the heat, we of its logarithm, as the paper does.
+    assert degrees.mean() < 0.3
+    assert np.quantile(degrees, 0.99) < 2

@@ -8,6 +8,7 @@ already known, instead of 200 steps each. Ends differ by less than a pixel, cell
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -39,6 +40,8 @@ def decode_flows(
     max_error: float = 0.4,
     min_area: int = 15,
     max_share: float = 0.4,
+    steps: int = STEPS,
+    exact: bool = False,
 ) -> Decoded:
     """Group the foreground pixels by where their flow leads.
 
@@ -48,6 +51,9 @@ def decode_flows(
         max_error: cells of a larger flow error are dropped; ``inf`` keeps all.
         min_area: smaller cells are dropped, in pixels.
         max_share: cells larger than this share of the image are dropped.
+        steps: a pixel is followed for so many steps at most.
+        exact: follow every pixel for all its steps. Else one that enters the way of an earlier one
+            ends with it: the same where there are steps enough to arrive, and many times faster.
 
     Returns:
         The labels, in scan order of the seeds, and their flow errors.
@@ -59,13 +65,29 @@ def decode_flows(
         raise ValueError(f"flows {flows.shape} and foreground {foreground.shape} do not fit")
     inside = np.ascontiguousarray(foreground, dtype=np.bool_)
     field = np.ascontiguousarray(flows, dtype=np.float32)
-    ends = _follow(field, inside, STEPS)
+    ends = _follow(field, inside, steps, not exact)
     labels = _group(ends, inside)
     _clean(labels, min_area, max_share)
     errors = flow_errors(labels, field)
     keep = errors <= max_error
     _renumber(labels, keep)
     return Decoded(labels, errors[keep])
+
+
+def resize_labels(decoded: Decoded, size: tuple[int, int], min_area: int = 1) -> Decoded:
+    """Bring cells that were decoded at another resolution onto an image's pixels.
+
+    Args:
+        decoded: the cells.
+        size: (h, w) of the image.
+        min_area: cells smaller than this on the image are dropped.
+    """
+    labels = cv2.resize(decoded.labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+    labels = labels.astype(np.int32, copy=False)
+    areas = np.bincount(labels.ravel(), minlength=len(decoded.errors) + 1)[1:]
+    keep = areas >= max(min_area, 1)
+    _renumber(labels, keep)
+    return Decoded(labels, decoded.errors[keep])
 
 
 def flow_errors(
@@ -105,7 +127,7 @@ def _errors(labels: np.ndarray, own: np.ndarray, flows: np.ndarray, n: int) -> n
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _follow(flows: np.ndarray, inside: np.ndarray, steps: int) -> np.ndarray:
+def _follow(flows: np.ndarray, inside: np.ndarray, steps: int, join_ways: bool) -> np.ndarray:
     """Return int32 (h, w): the flat index of the pixel where each pixel ends; −1 outside."""
     h, w = inside.shape
     ends = np.full((h, w), np.int32(-1))
@@ -146,7 +168,7 @@ def _follow(flows: np.ndarray, inside: np.ndarray, steps: int) -> np.ndarray:
                 here = int(y + np.float32(0.5)) * w + int(x + np.float32(0.5))
                 if here != last:
                     known = ends[here // w, here % w]
-                    if known >= 0:
+                    if join_ways and known >= 0:
                         end = known
                         break
                     last = here
@@ -157,7 +179,7 @@ def _follow(flows: np.ndarray, inside: np.ndarray, steps: int) -> np.ndarray:
                     break
             if end < 0:
                 end = np.int32(last)
-            for i in range(length + 1):
+            for i in range(length + 1 if join_ways else 1):
                 if ends[path[i] // w, path[i] % w] < 0:
                     ends[path[i] // w, path[i] % w] = end
     return ends
