@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from somaseg.data.augment import Crop
 from somaseg.errors import SomasegError
 from somaseg.models.base import ModelInfo
 from somaseg.models.flow.targets import label_flows
@@ -68,6 +69,22 @@ def test_losses_by_hand():
     soft = np.exp(values[:, 3:]) / np.exp(values[:, 3:]).sum(1, keepdims=True)
     kind = -np.log(soft[:, 2][f > 0]).mean() * model.config.class_weight
     assert losses == pytest.approx({"flow": flow, "cell": cell, "class": kind}, rel=1e-4)
+
+
+def test_every_piece_of_a_cell_has_its_flow():
+    plane = np.zeros((48, 48), np.int32)
+    plane[4:12, 4:12] = plane[30:40, 30:40] = 1  # a cell and its mirror image
+    plane[30:40, 10:20] = 2
+    crop = Crop(np.zeros((32, 32), np.float32), plane[None], 8, np.array([2, 0], np.int16))
+    example = build_model(parse_config(SMALL), INFO).example(crop)
+    inside = plane[8:-8, 8:-8] > 0
+    length = np.hypot(*example["flows"])
+    assert np.array_equal(length > 0.5, inside)
+    # The part of the first piece outside of the crop still pulls: towards the upper left.
+    assert (example["flows"][:, :4, :4].mean(axis=(1, 2)) < -0.3).all()
+    assert np.array_equal(
+        example["classes"][inside], np.array([2, 0])[plane[8:-8, 8:-8] - 1][inside]
+    )
 
 
 def test_scale_follows_the_cells():

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from somaseg.data.augment import Crop
 from somaseg.instances import Instances
+from somaseg.masks.labels import crops_to_labels, labels_to_crops
+from somaseg.masks.pieces import split_pieces
 from somaseg.models.base import Batch, Dense, Maps, ModelInfo, Network
 from somaseg.models.dense import cell_means, soften
 from somaseg.models.flow.config import FlowDecoding
@@ -60,7 +62,7 @@ class FlowNetwork(Dense, Network):
         classes = np.append(np.int16(-1), crop.classes)[labels[inner]]
         return {
             "image": crop.image[None],
-            "flows": label_flows(labels)[:, *inner],
+            "flows": label_flows(each_piece(labels))[:, *inner],
             "foreground": (labels[inner] > 0).astype(np.float32),
             "classes": classes.astype(np.int64),
         }
@@ -117,6 +119,17 @@ class FlowNetwork(Dense, Network):
         return soften(
             decoded.labels, probability, scores, best_class(means[:, 1:], self.names), self.names
         )
+
+
+def each_piece(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Number the connected pieces of each label; int32 (h, w).
+
+    A crop that reaches over the image's edge has mirrored cells with the numbers of the real ones.
+    Heat enters a cell at one pixel, so a second piece of it would have no flow.
+    """
+    pieces = split_pieces(*labels_to_crops(labels)[0])[0]
+    size = (labels.shape[0], labels.shape[1])
+    return crops_to_labels(*pieces, size, np.arange(len(pieces.boxes)))
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
