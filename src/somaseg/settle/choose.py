@@ -2,14 +2,17 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import convolve1d
+from scipy.stats import t as student
 
 from somaseg.settle.grid import AXES, Grid
 
 Floats = npt.NDArray[np.float64]
 
-_NEIGHBOURS = {"nms_iou": 3, "mask_threshold": 3, "score": 5, "min_area": 3, "max_area": 3}
-"""How many values of an axis are averaged; names of orders have no neighbours."""
+_WEIGHTS = np.array([1, 2, 1]) / 4
+"""Of a value and its neighbours along each axis; the names of orders have no neighbours."""
+SURENESS = 0.8413
+"""Probability that the gain is above its lower end: that of one standard error, for many images."""
 
 
 class Judge:
@@ -17,8 +20,8 @@ class Judge:
 
     A table of a few images has sharp chance peaks. So each setting is judged together with its
     neighbours along every axis, and by the lower end of its gain: the mean over the images of its
-    gain over the default settings, less one standard error of that mean. With few images, or images
-    that disagree, the choice stays at the default.
+    gain over the default settings, less one standard error of that mean (more for few images, by
+    Student's t). With few images, or images that disagree, the choice stays at the default.
 
     Args:
         grid: that the tables are of.
@@ -33,8 +36,10 @@ class Judge:
 
     def gain(self, table: Floats) -> Floats:
         """Gain over the default settings, averaged with the neighbours, for one image's table."""
-        size = [_NEIGHBOURS.get(name, 1) for name in AXES]
-        smooth = uniform_filter(table, size, mode="nearest")
+        smooth = table
+        for axis, name in enumerate(AXES):
+            if name != "order":
+                smooth = convolve1d(smooth, _WEIGHTS, axis, mode="nearest")
         return smooth - smooth[self.grid.default]
 
     def add(self, table: Floats, gain: Floats | None = None) -> None:
@@ -57,7 +62,7 @@ class Judge:
             return self.grid.default
         mean = self._gain / n
         spread = np.maximum(self._squares / n - mean**2, 0)
-        error = np.sqrt(spread / (n - 1)) if n > 1 else np.inf
+        error = student.ppf(SURENESS, n - 1) * np.sqrt(spread / (n - 1)) if n > 1 else np.inf
         # What gains or loses nothing in any image is sure.
         sure = mean - np.where(self._squares > 0, error, 0)
         places = np.argwhere(sure >= sure.max() - 1e-9)

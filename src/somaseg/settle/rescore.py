@@ -33,14 +33,14 @@ from somaseg.settle.tune import deal
 PARAMETERS: Mapping[str, Any] = {
     "objective": "reg:logistic",  # an IoU lies between 0 and 1
     "eta": 0.05,
-    "max_depth": 4,
-    "min_child_weight": 2.0,
+    "max_depth": 3,
+    "min_child_weight": 5.0,
     "subsample": 0.7,
     "colsample_bytree": 0.7,
     "seed": 0,
     "nthread": 1,  # sums in another order give another model
 }
-ROUNDS = 200
+ROUNDS = 150
 _ATTRIBUTE = "somaseg"
 FORMAT = 1
 """Version of what the file holds besides the trees."""
