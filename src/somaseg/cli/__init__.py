@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from somaseg import __version__
+from somaseg.cli.cellpose import import_cellpose
 from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
@@ -54,6 +55,7 @@ app.command()(predict)
 app.command()(train)
 app.command()(tune)
 app.command()(models)
+app.command()(import_cellpose)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

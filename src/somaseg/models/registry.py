@@ -16,6 +16,7 @@ T = TypeVar("T", bound=BaseModel)
 FAMILIES: Mapping[str, tuple[str, str, str]] = {
     # family: module, config class, model class. Imported when used: some are heavy.
     "flow": ("somaseg.models.flow", "config.FlowConfig", "model.FlowModel"),
+    "cellpose": ("somaseg.models.cellpose", "config.CellposeConfig", "model.CellposeModel"),
 }
 
 

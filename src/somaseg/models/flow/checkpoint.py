@@ -1,4 +1,4 @@
-"""Weights of Cellpose 1 to 3: find them by name or path, and lay them into our network.
+"""Cellpose's models: find them by name or path; lay the weights of 1 to 3 into our network.
 
 A checkpoint is a torch file of tensors; it is read without unpickling anything else. Cellpose 4 has
 another network, a vision transformer: :mod:`somaseg.models.cellpose`.
@@ -17,7 +17,9 @@ from somaseg.nn.cpnet import CPNet
 from somaseg.nn.encoders import read_weights
 
 URL = "https://www.cellpose.org/models"
-"""Where the package downloads its models from."""
+"""Where Cellpose 1 to 3 download their models from."""
+URL_4 = "https://huggingface.co/mouseland/cellpose-sam/resolve/main"
+"""Where Cellpose 4 does."""
 DIAMETER = 30.0
 """Cells' diameter, in network pixels, that Cellpose's own models have learned."""
 NUCLEI_DIAMETER = 17.0
@@ -29,7 +31,9 @@ NAMES = (
     *("yeast_BF_cp3", "bact_phase_cp3", "bact_fluor_cp3", "deepbacs_cp3", "cyto2_cp3"),
     *("CP", "CPx", "TN1", "TN2", "TN3", "LC1", "LC2", "LC3", "LC4"),
 )
-"""Models that can be had by name."""
+"""Models of Cellpose 1 to 3 that can be had by name."""
+NAMES_4 = ("cpsam", "cpsam_v2")
+"""Those of Cellpose 4."""
 
 
 def models_folder() -> Path:
@@ -42,7 +46,8 @@ def find_checkpoint(name: str | Path) -> Path:
     """Return the file of a model; one known by name is downloaded the first time.
 
     Args:
-        name: a path, or a name of :data:`NAMES` or of a file in :func:`models_folder`.
+        name: a path, a name of :data:`NAMES` or :data:`NAMES_4`, or that of a file in
+            :func:`models_folder`.
 
     Raises:
         SomasegError: no such file, or it cannot be downloaded.
@@ -53,17 +58,18 @@ def find_checkpoint(name: str | Path) -> Path:
     kept = models_folder() / file
     if kept.is_file():
         return kept
-    if str(name) not in NAMES:
+    if str(name) not in (*NAMES, *NAMES_4):
         raise SomasegError(
             f"{name}: no such weights file, nor a model in {models_folder()}; "
-            f"Cellpose's by name are {', '.join(NAMES)}"
+            f"Cellpose's by name are {', '.join((*NAMES, *NAMES_4))}"
         )
+    url = f"{URL_4 if str(name) in NAMES_4 else URL}/{file}"
     with atomic_path(kept) as temporary:
         try:
-            torch.hub.download_url_to_file(f"{URL}/{file}", str(temporary), progress=False)
+            torch.hub.download_url_to_file(url, str(temporary), progress=False)
         except OSError as error:
             raise SomasegError(
-                f"Cellpose model {name!r}: {URL}/{file} cannot be downloaded ({error}); "
+                f"Cellpose model {name!r}: {url} cannot be downloaded ({error}); "
                 f"fetch it on another machine and put it into {models_folder()}, "
                 "or give a weights file's path"
             ) from error
@@ -151,7 +157,7 @@ def cellpose_name(ours: str) -> str:
 
 def _what_it_is(tensors: dict[str, Tensor]) -> str:
     if "W2" in tensors:
-        return "it is one of Cellpose 4: use `family: cellpose` with `weights: PATH`"
+        return "it is one of Cellpose 4: use `family: cellpose` with `pretrained: PATH`"
     if any(key.startswith("net.encoder.") for key in tensors):
         return "it is one of Cellpose 3's transformers, which are not supported"
     return f"its tensors are called {', '.join(list(tensors)[:2]) or 'nothing'}, …"

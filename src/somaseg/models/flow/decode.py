@@ -82,8 +82,9 @@ def resize_labels(decoded: Decoded, size: tuple[int, int], min_area: int = 1) ->
         size: (h, w) of the image.
         min_area: cells smaller than this on the image are dropped.
     """
-    labels = cv2.resize(decoded.labels, size[::-1], interpolation=cv2.INTER_NEAREST)
-    labels = labels.astype(np.int32, copy=False)
+    labels: npt.NDArray[np.int32] = cv2.resize(
+        decoded.labels, size[::-1], interpolation=cv2.INTER_NEAREST
+    ).astype(np.int32, copy=False)
     areas = np.bincount(labels.ravel(), minlength=len(decoded.errors) + 1)[1:]
     keep = areas >= max(min_area, 1)
     _renumber(labels, keep)

@@ -19,7 +19,7 @@ from somaseg.models.base import Gray, Maps
 Run = Callable[[Tensor], Tensor]
 
 PADDING = 16
-"""The padded sides are a multiple of it, with at least half of it at each edge."""
+"""Half of it is added at each edge; sides are padded to a multiple of it, or to the smallest."""
 BATCH = 8
 """Tiles that go through the network at once."""
 
@@ -43,7 +43,7 @@ def run_tiled(
         gray: float32 (h, w).
         scale: network pixels per image pixel.
         tile: largest side of a tile, in network pixels.
-        smallest: sides are padded to at least this, before the margin that all get.
+        smallest: sides are padded to at least this, in network pixels.
         overlap: of neighbouring tiles, as a share of the tile.
         flip: tiles overlap by half, and every other one is flipped; its flows, the first two maps,
             are turned back.
@@ -117,8 +117,7 @@ def taper(height: int, width: int, sigma: float = 7.5) -> npt.NDArray[np.float32
 
 def _padding(side: int, smallest: int) -> tuple[int, int]:
     """Pixels to add before and after a side."""
-    whole = max(-(-side // PADDING) * PADDING, smallest)
-    extra = whole - side
+    extra = max(smallest - side - PADDING, 0) if side < smallest else -side % PADDING
     return PADDING // 2 + extra // 2, PADDING // 2 + extra - extra // 2
 
 
