@@ -161,6 +161,10 @@ class Network(Model, nn.Module):
         """The losses, so that wrappers like DistributedDataParallel see the whole step."""
         return self.losses(batch)
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Another model's weights, and under this one's names what its further parts start from."""
+        return tensors
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -212,6 +216,28 @@ class Dense(Model):
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells in each image: its maps, then their decoding."""
         return [self.decode(self.maps(prepare_image(image))) for image in images]
+
+
+class Region(Model):
+    """A family that finds each cell by itself, with a box and a mask of its own.
+
+    Over tiles, views and members its predictions are matched and joined as instances.
+    """
+
+    @abstractmethod
+    def find(self, gray: Gray) -> Instances:
+        """Find the cells of one prepared image, or of a part of one.
+
+        Args:
+            gray: float32 (h, w) from :func:`somaseg.data.augment.prepare_image`.
+
+        Returns:
+            raw instances on the image's own pixels.
+        """
+
+    def predict(self, images: Sequence[Image]) -> list[Instances]:
+        """Find cells in each image."""
+        return [self.find(prepare_image(image)) for image in images]
 
 
 def read_model_file(path: str | Path) -> tuple[dict[str, Any], ModelInfo, dict[str, Tensor]]:

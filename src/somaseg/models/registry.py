@@ -16,12 +16,15 @@ T = TypeVar("T", bound=BaseModel)
 FAMILIES: Mapping[str, tuple[str, str, str]] = {
     # family: module, config class, model class. Imported when used: some are heavy.
     "flow": ("somaseg.models.flow", "config.FlowConfig", "model.FlowModel"),
+    "rcnn": ("somaseg.models.rcnn", "config.RCNNConfig", "model.RCNN"),
     "cellpose": ("somaseg.models.cellpose", "config.CellposeConfig", "model.CellposeModel"),
 }
 
 
 class Preset(BaseModel):
     """A YAML file: what model, how trained.
+
+    A file may say ``base: NAME`` (a preset) and give only what differs from it.
 
     Attributes:
         about: one line for `somaseg models`.
@@ -109,6 +112,10 @@ def load_preset(name: str | Path) -> Preset:
         raise SomasegError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(fields, dict):
         raise SomasegError(f"{name}: must have `model:` and may have `training:` and `about:`")
+    if "base" in fields:
+        base = load_preset(fields.pop("base"))
+        for part in ("model", "training"):
+            fields[part] = getattr(base, part) | (fields.get(part) or {})
     preset = validate(Preset, fields, str(name))
     parse_config(preset.model, str(name))
     return preset

@@ -148,6 +148,8 @@ def train_network(
     means: dict[str, float] = {}
     since = 0
     for step, batch in enumerate(batches, start):
+        # What a network draws at random (proposals, points) depends on the step alone, too.
+        torch.manual_seed(settings.seed * 1_000_003 + step)
         with accelerator.autocast():
             losses = _losses(prepared, batch)
             loss = torch.stack(list(losses.values())).sum()
