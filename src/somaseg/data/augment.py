@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.data.images import normalise, to_gray
+from somaseg.data.images import normalise, stretch, to_gray
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -162,10 +162,18 @@ class CropSampler:
         return rng.normal(0, self.settings.elastic, (5, 5, 2)).astype(np.float32)
 
 
-def prepare_image(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Gray float32 (h, w) with 0 and 1 at the 1st and 99th percentile, clipped to −1 … 2."""
-    gray: npt.NDArray[np.float32] = np.clip(normalise(to_gray(image)), -1, 2)
-    return gray
+def prepare_image(
+    image: npt.NDArray[np.generic], levels: tuple[float, float] | None = None
+) -> npt.NDArray[np.float32]:
+    """Gray float32 (h, w) with 0 and 1 at the 1st and 99th percentile, clipped to −1 … 2.
+
+    Args:
+        image: (h, w) or (h, w, 3).
+        levels: the two percentiles, if it is a part of a larger image: those of the whole.
+    """
+    gray = to_gray(image)
+    scaled = normalise(gray) if levels is None else stretch(gray, *levels)
+    return np.clip(scaled, -1, 2)
 
 
 def _prepare(sample: Sample, planes: Planes) -> _Prepared:

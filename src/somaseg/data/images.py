@@ -195,6 +195,17 @@ def normalise(
     bottom, top = (float(value) for value in np.percentile(gray, (low, high)))
     if top <= bottom:
         bottom, top = float(gray.min()), float(gray.max())
+    return stretch(gray, bottom, top)
+
+
+def stretch(gray: npt.NDArray[np.float32], bottom: float, top: float) -> npt.NDArray[np.float32]:
+    """Shift and scale so that ``bottom`` becomes 0 and ``top`` 1; all becomes 0 if they coincide.
+
+    Args:
+        gray: float32 ``(h, w)``.
+        bottom: value that becomes 0.
+        top: value that becomes 1.
+    """
     if top <= bottom:
         return np.zeros(gray.shape, np.float32)
     return (gray.astype(np.float32) - np.float32(bottom)) / np.float32(top - bottom)

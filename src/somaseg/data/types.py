@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from somaseg.data.images import read_image
+from somaseg.data.windows import map_image
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 
@@ -39,15 +40,19 @@ class Sample:
                 f"image {self.id}: size {self.size}, but its instances lie on {self.instances.size}"
             )
 
-    def image(self) -> npt.NDArray[Any]:
+    def image(self, mapped: bool = False) -> npt.NDArray[Any]:
         """Read the image: uint8, uint16 or float32; ``(h, w)`` or ``(h, w, 3)``.
+
+        Args:
+            mapped: leave it in the file where that can be, for large ones
+                (:func:`somaseg.data.windows.map_image`).
 
         Raises:
             SomasegError: there is no file, it cannot be read, or its size is not :attr:`size`.
         """
         if self.image_path is None:
             raise SomasegError(f"image {self.id}: its file was not found; give the images' folder")
-        image = read_image(self.image_path)
+        image = map_image(self.image_path) if mapped else read_image(self.image_path)
         if image.shape[:2] != self.size:
             raise SomasegError(
                 f"{self.image_path}: {image.shape[1]}×{image.shape[0]} pixels, but annotated on "

@@ -1,6 +1,7 @@
 """Write COCO JSON: annotations, and results with scores. Masks are compressed run lengths."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from somaseg.data.coco import coco_categories, coco_image_ids
 from somaseg.data.results import read_results
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
-from somaseg.files import write_json
+from somaseg.files import atomic_path, write_json
 from somaseg.instances import Instances
 from somaseg.masks.rle import crops_to_counts
 
@@ -63,9 +64,11 @@ def write_annotations(path: str | Path, dataset: Dataset) -> None:
 
 
 def write_results(
-    path: str | Path, predictions: Mapping[str, Instances], source: str | Path | None = None
+    path: str | Path,
+    predictions: Mapping[str, Instances | Iterable[Instances]],
+    source: str | Path | None = None,
 ) -> None:
-    """Write COCO results: a list with an entry for each predicted instance.
+    """Write COCO results: a list with an entry for each predicted instance, one by one.
 
     ``image_id`` is our id, ``category_id`` the class's place in the names, from 1; or both as the
     COCO annotation file ``source`` has them, for tools that compare the two. The key ``category``
@@ -73,7 +76,8 @@ def write_results(
 
     Args:
         path: the JSON.
-        predictions: hard, scored instances by image id.
+        predictions: hard, scored instances by image id; of a large image several sets, of which
+            one is held in memory at a time.
         source: COCO annotation file of the same images.
 
     Raises:
@@ -81,26 +85,42 @@ def write_results(
     """
     image_ids = coco_image_ids(source) if source is not None else {}
     numbers = {name: number for number, name in coco_categories(source).items()} if source else {}
-    entries: list[dict[str, Any]] = []
-    for name, instances in predictions.items():
-        if source is not None and name not in image_ids:
-            raise SomasegError(f"{source}: no image {name}, but it was predicted")
-        for mask, score, label in zip(
-            _masks(instances), instances.scores.tolist(), instances.classes.tolist(), strict=True
-        ):
-            category = instances.names[label] if label >= 0 else None
-            if category is not None and source is not None and category not in numbers:
-                raise SomasegError(f"{source}: no category {category!r}, but it was predicted")
-            entries.append(
-                {
-                    "image_id": image_ids.get(name, name),
-                    "category_id": numbers.get(category or "", label + 1),
-                    **({"category": category} if category is not None else {}),
-                    **mask,
-                    "score": score,
-                }
-            )
-    write_json(path, entries, indent=None)
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for name, parts in predictions.items():
+            if source is not None and name not in image_ids:
+                raise SomasegError(f"{source}: no image {name}, but it was predicted")
+            for instances in [parts] if isinstance(parts, Instances) else parts:
+                yield from _results(instances, image_ids.get(name, name), numbers, source)
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = "["
+        for entry in entries():
+            file.write(separator + json.dumps(entry, allow_nan=False))
+            separator = ", "
+        file.write("]\n" if separator == ", " else "[]\n")
+
+
+def _results(
+    instances: Instances,
+    image_id: int | str,
+    numbers: Mapping[str, int | str],
+    source: str | Path | None,
+) -> Iterator[dict[str, Any]]:
+    """Entries of some instances of one image; ``numbers`` are those of the source's categories."""
+    for mask, score, label in zip(
+        _masks(instances), instances.scores.tolist(), instances.classes.tolist(), strict=True
+    ):
+        category = instances.names[label] if label >= 0 else None
+        if category is not None and source is not None and category not in numbers:
+            raise SomasegError(f"{source}: no category {category!r}, but it was predicted")
+        yield {
+            "image_id": image_id,
+            "category_id": numbers.get(category or "", label + 1),
+            **({"category": category} if category is not None else {}),
+            **mask,
+            "score": score,
+        }
 
 
 def _masks(instances: Instances) -> list[dict[str, Any]]:
