@@ -39,27 +39,42 @@ def print_run_scores(scores: "RunScores", title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    kinds = ("untuned", "nested", "optimistic")
+    columns = {kind: getattr(scores, kind) for kind in ("untuned", "nested", "optimistic")}
+    if scores.rescored is not None:
+        columns["rescored"] = scores.rescored.nested
     table = Table(
-        "class", "images", *kinds, title=f"{title}: mAP out of fold", title_justify="left"
+        "class", "images", *columns, title=f"{title}: mAP out of fold", title_justify="left"
     )
-    columns = [getattr(scores, kind) for kind in kinds]
     for name, part in scores.nested.classes.items():
-        by_kind = [f"{column.classes[name].score:.3f}" for column in columns]
+        by_kind = [f"{column.classes[name].score:.3f}" for column in columns.values()]
         table.add_row(name, str(part.images), *by_kind)
     table.add_section()
     count = str(len(scores.nested.images))
-    table.add_row("all images", count, *(f"{column.map:.3f}" for column in columns))
+    table.add_row("all images", count, *(f"{column.map:.3f}" for column in columns.values()))
     if scores.nested.weights is not None:
-        table.add_row("weighted", "", *(f"{column.weighted or 0:.3f}" for column in columns))
+        weighted = (f"{column.weighted or 0:.3f}" for column in columns.values())
+        table.add_row("weighted", "", *weighted)
     console = Console(highlight=False)
     console.print(table)
     console.print(
         "untuned: default settings; nested: each fold with settings tuned on the others, the score "
         "to expect of new images; optimistic: tuned on the images that are scored"
     )
-    for name, chosen in scores.tuned.settings.items():
+    if scores.tuned.dealt:
+        console.print("all images are of one fold: dealt into folds for the nested estimate")
+    tuned = scores.tuned
+    if scores.rescored is not None:
+        if scores.rescoring_helps:
+            tuned = scores.rescored.tuned
+            what = "better than nested: kept, and used by `somaseg predict --model RUN`"
+        else:
+            what = "no better than nested: left out"
+        console.print(f"rescored: nested, too, with learned scores; {what}")
+    console.print(f"{tuned.tried} settings tried")
+    for name, chosen in tuned.settings.items():
+        most = "any" if chosen.max_area is None else chosen.max_area
         console.print(
             f"  {name}: score {chosen.score:g}, mask threshold {chosen.mask_threshold:g}, "
-            f"smallest area {chosen.min_area}"
+            f"NMS IoU {chosen.nms_iou:g}, area {chosen.min_area} to {most}, "
+            f"overlaps {chosen.order.replace('_', ' ')}"
         )

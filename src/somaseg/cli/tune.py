@@ -7,7 +7,9 @@ import typer
 
 
 def tune(
-    run: Annotated[Path, typer.Argument(help="A run with all folds finished.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="A run with a finished fold at least.", show_default=False)
+    ],
     weights: Annotated[
         str | None,
         typer.Option(
@@ -15,15 +17,35 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="The settings to tune, separated by commas; the others keep their defaults. All "
+            "are score, mask_threshold, nms_iou, min_area, max_area, order.",
+            show_default=False,
+        ),
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore",
+            help="Also learn to score masks by shape and neighbours (needs somaseg[xgboost]); kept "
+            "if it is better in the nested estimate.",
+        ),
+    ] = False,
 ) -> None:
-    """Tune score, mask threshold and sizes by class on a run's out-of-fold predictions.
+    """Tune thresholds, sizes and overlaps by class on a run's out-of-fold predictions.
 
-    `somaseg train` does this at its end; here it is for a run whose folds were predicted elsewhere.
-    Writes RUN/settle.json, RUN/scores.json, RUN/tuning.png, and the settings into the model files.
+    `somaseg train` does this at its end; here it is for a run whose folds were predicted elsewhere,
+    or with other options. Writes RUN/settle.json, RUN/scores.json, RUN/tuning.png, the settings
+    into the model files, and RUN/rescore.json if rescoring helps.
     """
     from somaseg.cli.scores import parse_weights, print_run_scores
     from somaseg.experiments.cross_validate import score_run
     from somaseg.experiments.store import Run
+    from somaseg.settle.grid import AXES
 
     opened = Run.open(run)
-    print_run_scores(score_run(opened, opened.dataset(), parse_weights(weights)), str(run))
+    chosen = AXES if search is None else [name.strip() for name in search.split(",")]
+    scores = score_run(opened, opened.dataset(), parse_weights(weights), chosen, rescore)
+    print_run_scores(scores, str(run))

@@ -1,6 +1,6 @@
 """Cross-validate a model: train on every fold, score the out-of-fold predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
@@ -8,6 +8,7 @@ from somaseg.experiments.execute import Report, execute
 from somaseg.experiments.store import Run
 from somaseg.experiments.tuning import RunScores, draw_curves, tune_run
 from somaseg.files import read_json
+from somaseg.settle.grid import AXES
 
 
 def cross_validate(
@@ -43,15 +44,23 @@ def cross_validate(
         execute(tasks, jobs, report)
 
 
-def score_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = None) -> RunScores:
+def score_run(
+    run: Run,
+    dataset: Dataset,
+    weights: Mapping[str, float] | None = None,
+    search: Collection[str] = AXES,
+    rescore: bool = False,
+) -> RunScores:
     """Tune and score a run's out-of-fold predictions; write ``scores.json`` and ``tuning.png``.
 
     Args:
         run: with all folds finished, or some: then the score is that of their images.
         dataset: its annotated images.
         weights: weight of each class for a weighted score.
+        search: the settings that are tuned, some of :data:`somaseg.settle.grid.AXES`.
+        rescore: also learn scores, and keep them if they help; see :func:`tune_run`.
     """
-    scores = tune_run(run, dataset, weights)
+    scores = tune_run(run, dataset, weights, search, rescore)
     folds = run.finished_folds()
     notes = [read_json(run.part(fold) / "training.json") for fold in folds]
     run.save_scores(
@@ -59,6 +68,12 @@ def score_run(run: Run, dataset: Dataset, weights: Mapping[str, float] | None = 
             **{
                 name: getattr(scores, name).to_json()
                 for name in ("nested", "untuned", "optimistic")
+            },
+            "rescored": scores.rescored
+            and {
+                "nested": scores.rescored.nested.to_json(),
+                "optimistic": scores.rescored.optimistic.to_json(),
+                "used": scores.rescoring_helps,
             },
             "folds": folds,
             "training": {

@@ -8,6 +8,7 @@ from somaseg.experiments.store import Run
 from somaseg.files import read_json
 from somaseg.inference.segmenter import Segmenter
 from somaseg.settle import parse_settings
+from somaseg.settle.rescore import Rescorer
 
 SHIPPED = "neurons-phase-contrast.safetensors"
 """The model that comes with somaseg."""
@@ -42,4 +43,6 @@ def load_segmenter(
     segmenter = Segmenter.load(run.model_paths(), views=views, tile=tile)
     if tuned.exists():
         segmenter.settings = parse_settings(read_json(tuned), segmenter.names)
+    if run.rescorer_path.exists():
+        segmenter.rescorer = Rescorer.load(run.rescorer_path)
     return segmenter

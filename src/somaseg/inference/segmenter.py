@@ -9,6 +9,7 @@ from somaseg.instances import Instances
 from somaseg.models.base import Image, Model
 from somaseg.models.registry import load_model
 from somaseg.settle import Settle, default_settings, parse_settings, settle
+from somaseg.settle.rescore import Rescorer
 
 
 class Segmenter:
@@ -19,7 +20,12 @@ class Segmenter:
         settings: by class name; by default the first model's tuned ones.
         views: test-time views: ``none``, ``flips`` or ``all``.
         tile: larger images go through in tiles of this side, in image pixels.
+
+    Attributes:
+        rescorer: learned scores, with settings of their own, if the run has them.
     """
+
+    rescorer: Rescorer | None = None
 
     def __init__(
         self,
@@ -55,4 +61,7 @@ class Segmenter:
         """
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
             raise SomasegError(f"image of shape {image.shape}: must be (h, w) or (h, w, 3)")
-        return settle(self.predictor(image), self.settings, one_class=self.one_class)
+        raw = self.predictor(image)
+        if self.rescorer is not None and self.rescorer.settings is not None:
+            return settle(self.rescorer(raw), self.rescorer.settings, one_class=self.one_class)
+        return settle(raw, self.settings, one_class=self.one_class)
