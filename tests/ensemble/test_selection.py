@@ -76,6 +76,12 @@ def test_nested_score_is_of_choices_made_on_the_other_folds(material):
         scored = score_of(dataset, members, alone.counts)
         images |= {im.id: im.score for im in scored.images if folds[im.id] == fold}
     assert chosen.honest == pytest.approx(np.mean(list(images.values())))
+    plain = select(
+        members, dataset, folds, FUSION, cuts=None, one_class=True, rounds=3, nested=False
+    )
+    assert plain.counts == chosen.counts
+    assert plain.nested == {}
+    assert plain.honest is None
 
 
 def test_a_folds_choice_does_not_depend_on_its_truth(material):

@@ -10,6 +10,7 @@ from somaseg.cli.cellpose import import_cellpose
 from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
+from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
 from somaseg.cli.ledger import app as ledger_app
 from somaseg.cli.predict import predict
@@ -56,6 +57,7 @@ app.command()(train)
 app.command()(tune)
 app.command()(models)
 app.command()(import_cellpose)
+app.command()(ensemble)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from somaseg.experiments.tuning import RunScores
 
 
-def parse_weights(text: str | None) -> dict[str, float] | None:
+def parse_weights(text: str | None, option: str = "--weights") -> dict[str, float] | None:
     """Read ``cort=320,astro=131``. That names and numbers fit is checked where they are used.
 
     Raises:
@@ -25,11 +25,11 @@ def parse_weights(text: str | None) -> dict[str, float] | None:
             name = ""
         if not name:
             raise SomasegError(
-                f"--weights: {entry!r} is no name=number; write for instance "
+                f"{option}: {entry!r} is no name=number; write for instance "
                 "cort=320,shsy5y=155,astro=131"
             )
         if name in found:
-            raise SomasegError(f"--weights: class {name!r} comes twice; give it once")
+            raise SomasegError(f"{option}: class {name!r} comes twice; give it once")
         found[name] = number
     return found
 

@@ -41,7 +41,7 @@ class Selection:
         path: member that joined in each round, and the score with it.
         optimistic: score of ``counts`` on the images that it was chosen by.
         honest: score of ``nested``, each fold's images with the choice made without them; none
-            with a single fold.
+            with a single fold, or if it was not asked for.
         tried: number of ensembles that were scored.
     """
 
@@ -64,6 +64,7 @@ def select(
     one_class: bool = False,
     class_weights: Mapping[str, float] | None = None,
     rounds: int = 8,
+    nested: bool = True,
     workers: int | None = None,
 ) -> Selection:
     """Choose members greedily, with replacement, by the competition's metric.
@@ -80,6 +81,7 @@ def select(
         class_weights: weight of each class of images, by name, in the score; without, all images
             count alike.
         rounds: members that join, at most; ended earlier by three in a row that do not help.
+        nested: also choose without each fold, for an honest score; takes as long again for each.
         workers: threads over the images; all cores by default.
 
     Raises:
@@ -104,18 +106,18 @@ def select(
     everywhere = np.ones(len(ids), bool)
     chosen, path = _greedy(bench, everywhere, rounds)
     fold_of = np.array([folds[name] for name in ids])
-    nested: dict[int, Counts] = {}
+    by_fold: dict[int, Counts] = {}
     scores = np.zeros(len(ids))
-    for fold in np.unique(fold_of).tolist() if len(np.unique(fold_of)) > 1 else []:
+    for fold in np.unique(fold_of).tolist() if nested and len(np.unique(fold_of)) > 1 else []:
         others = fold_of != fold
-        nested[fold], _ = _greedy(bench, others, rounds)
-        scores[~others] = bench.scores(nested[fold], others)[~others]
+        by_fold[fold], _ = _greedy(bench, others, rounds)
+        scores[~others] = bench.scores(by_fold[fold], others)[~others]
     return Selection(
         dict(zip(names, chosen, strict=True)),
-        {fold: dict(zip(names, counts, strict=True)) for fold, counts in nested.items()},
+        {fold: dict(zip(names, counts, strict=True)) for fold, counts in by_fold.items()},
         tuple((names[k], score) for k, score in path),
         bench.mean(bench.scores(chosen, everywhere), everywhere),
-        bench.mean(scores, everywhere) if nested else None,
+        bench.mean(scores, everywhere) if by_fold else None,
         len(bench.tables),
     )
 
