@@ -7,7 +7,8 @@ turn raw predictions into final ones, and the card. Nothing is ever unpickled.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from somaseg.data.augment import Crop, prepare_image
+from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path
 from somaseg.instances import Instances
@@ -28,6 +30,8 @@ Image = npt.NDArray[Any]
 Gray = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.float32]
 Batch = dict[str, Any]
+Table = dict[str, npt.NDArray[Any]]
+"""What a fitted family learns from: columns of as many rows, by name."""
 
 FORMAT = 1
 """Version of the model file's metadata."""
@@ -104,8 +108,26 @@ class Model(ABC):
     def build(cls, config: Any, info: ModelInfo, tensors: dict[str, Tensor]) -> Self:
         """Make the model from what a model file holds."""
 
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """How many numbers it has learned, or has from others who did."""
+
+    def parts(self) -> dict[str, bytes]:
+        """Return what goes into files of their own beside the model file, by their endings."""
+        return {}
+
+    def take_parts(self, parts: dict[str, bytes]) -> None:
+        """Fill in what :meth:`parts` gave.
+
+        Raises:
+            SomasegError: the family has no such part.
+        """
+        if parts:
+            raise SomasegError(f"family {self.config.family!r} has no part {', '.join(parts)}")
+
     def save(self, path: str | Path, half: bool = False) -> None:
-        """Write the model file, whole or not at all.
+        """Write the model file, whole or not at all, after the parts that go beside it.
 
         Args:
             path: ends in ``.safetensors``.
@@ -116,11 +138,16 @@ class Model(ABC):
             name: (t.half() if half and t.dtype == torch.float32 else t).detach().cpu().contiguous()
             for name, t in self.tensors().items()
         }
+        parts = self.parts()
         metadata = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
             "info": self.info.model_dump(mode="json"),
+            "parts": {ending: sha256(data).hexdigest() for ending, data in parts.items()},
         }
+        for ending, data in parts.items():
+            with atomic_path(part_path(path, ending)) as temporary:
+                temporary.write_bytes(data)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, {"somaseg": json.dumps(metadata)})
 
@@ -134,9 +161,9 @@ class Network(Model, nn.Module):
         multiple: sides of a crop must be multiples of it.
     """
 
-    label_stride: ClassVar[int] = 1
-    label_margin: ClassVar[int] = 0
-    multiple: ClassVar[int] = 32
+    label_stride: int = 1
+    label_margin: int = 0
+    multiple: int = 32
 
     def planes(self, instances: Instances) -> npt.NDArray[np.int32]:
         """Label planes (k, h, w) to learn from; by default overlapping cells kept whole."""
@@ -174,6 +201,11 @@ class Network(Model, nn.Module):
         """Return the state dict."""
         return self.state_dict()
 
+    @property
+    def parameter_count(self) -> int:
+        """How many weights it has."""
+        return sum(weights.numel() for weights in self.parameters())
+
     @classmethod
     def build(cls, config: Any, info: ModelInfo, tensors: dict[str, Tensor]) -> Self:
         """Make the network and fill in its weights."""
@@ -185,6 +217,22 @@ class Network(Model, nn.Module):
             fresh = cls(config, info)  # type: ignore[call-arg]
         fresh.load_state_dict(tensors)
         return fresh.eval()
+
+
+class Estimator(Model):
+    """A family that is fitted in rounds, to a table that is drawn from the images once."""
+
+    @abstractmethod
+    def draw(self, samples: Sequence[Sample], seed: int) -> Iterator[Table]:
+        """Draw what to learn from: rows of an image, or of a part of one, at a time."""
+
+    @abstractmethod
+    def rounds(self, table: Table, count: int) -> Iterator[dict[str, float]]:
+        """Fit to the table until ``count`` rounds are done; those in :meth:`parts` count.
+
+        Yields:
+            the losses by name, after each round.
+        """
 
 
 class Dense(Model):
@@ -270,3 +318,33 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Any], ModelInfo, dict[s
         )
     tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
     return parsed["config"], ModelInfo.model_validate(parsed["info"]), tensors
+
+
+def part_path(path: str | Path, ending: str) -> Path:
+    """Path of a part that goes beside a model file: ``m.safetensors`` has ``m.ENDING``."""
+    return Path(path).with_suffix(f".{ending}")
+
+
+def read_parts(path: str | Path) -> dict[str, bytes]:
+    """Read the files beside a model file that belong to it, by their endings.
+
+    Raises:
+        SomasegError: one is missing, truncated or of another model.
+    """
+    with safe_open(path, "pt") as file:
+        digests: dict[str, str] = json.loads(file.metadata()["somaseg"]).get("parts", {})
+    parts = {}
+    for ending, digest in digests.items():
+        beside = part_path(path, ending)
+        try:
+            parts[ending] = beside.read_bytes()
+        except OSError as error:
+            raise SomasegError(
+                f"{beside}: {error.strerror or error}; {path} is of no use without it: "
+                "keep the two together"
+            ) from error
+        if sha256(parts[ending]).hexdigest() != digest:
+            raise SomasegError(
+                f"{beside}: truncated, or of another model than {path}; copy or train both again"
+            )
+    return parts

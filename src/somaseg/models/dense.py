@@ -25,6 +25,27 @@ def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> M
     Returns:
         float32 (c, h, w).
     """
+    padded, (height, width) = enlarge(gray, scale, multiple)
+    weights = next(network.parameters())
+    tensor = torch.from_numpy(padded)[None, None].to(weights.device)
+    with torch.inference_mode():
+        out = network(tensor.to(memory_format=torch.channels_last))[0].float().cpu().numpy()
+    # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
+    rows, columns = out.shape[1] / padded.shape[0], out.shape[2] / padded.shape[1]
+    return resize_maps(out, gray.shape, (height * rows, width * columns))
+
+
+def enlarge(gray: Gray, scale: float, multiple: int) -> tuple[Gray, tuple[int, int]]:
+    """Enlarge or reduce an image, and pad it at the bottom and the right by mirroring.
+
+    Args:
+        gray: float32 (h, w).
+        scale: pixels of the result per pixel of the image.
+        multiple: the result's sides are multiples of it.
+
+    Returns:
+        the image (h', w'), and the height and width of the part of it that is no padding.
+    """
     h, w = gray.shape
     height, width = max(round(h * scale), 1), max(round(w * scale), 1)
     shrinks = scale < 1
@@ -33,13 +54,7 @@ def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> M
     )
     bottom, right = -height % multiple, -width % multiple
     padded = cv2.copyMakeBorder(resized, 0, bottom, 0, right, cv2.BORDER_REFLECT)
-    weights = next(network.parameters())
-    tensor = torch.from_numpy(padded)[None, None].to(weights.device)
-    with torch.inference_mode():
-        out = network(tensor.to(memory_format=torch.channels_last))[0].float().cpu().numpy()
-    # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
-    rows, columns = out.shape[1] / padded.shape[0], out.shape[2] / padded.shape[1]
-    return resize_maps(out, (h, w), (height * rows, width * columns))
+    return padded.astype(np.float32, copy=False), (height, width)
 
 
 def resize_maps(maps: Maps, size: tuple[int, int], extent: tuple[float, float]) -> Maps:
