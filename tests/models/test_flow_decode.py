@@ -6,7 +6,14 @@ import pytest
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.evaluation import Overlaps
 from somaseg.instances import Instances
-from somaseg.models.flow.decode import STEPS, _follow, decode_flows, flow_errors, resize_labels
+from somaseg.models.flow.decode import (
+    STEPS,
+    _follow,
+    decode_flows,
+    flow_errors,
+    resize_labels,
+    unit_length,
+)
 from somaseg.models.flow.targets import label_flows
 from tests.models.data import make_cpnet_fixture as fixture
 
@@ -164,3 +171,20 @@ def test_too_few_exact_steps_leave_pixels_behind():
     )
     assert len(enough.errors) == 1
     assert (few.labels == few.labels[9, 39]).sum() < 0.6 * inside.sum()
+
+
+def test_unit_steps_arrive_where_flows_are_short():
+    labels = np.zeros((40, 90), np.int32)
+    labels[5:35, 5:85] = 1
+    flows, inside = label_flows(labels) * np.float32(0.12), labels > 0
+    limits = {"max_error": np.inf, "max_share": 1.0}
+    assert (decode_flows(flows, inside, exact=True, **limits).labels == 1).sum() < inside.sum()
+    whole = decode_flows(flows, inside, exact=True, unit_steps=True, **limits)
+    assert np.array_equal(whole.labels == 1, inside)
+    # The error is still that of what was predicted.
+    assert whole.errors == pytest.approx([0.88**2], abs=0.01)
+
+
+def test_unit_length():
+    flows = np.array([[[3.0, 0.0, 0.05]], [[4.0, 0.0, 0.0]]], np.float32)
+    np.testing.assert_allclose(unit_length(flows), [[[0.6, 0, 0.5]], [[0.8, 0, 0]]], rtol=1e-6)

@@ -32,6 +32,9 @@ class FlowDecoding(ModelConfig):
     niter: int | None = Field(
         None, ge=1, description="steps of every pixel along the flows; without, until it arrives"
     )
+    unit_steps: bool = Field(
+        False, description="walk along flows a pixel a step: large cells fall apart less"
+    )
     flip_tiles: bool = Field(
         False, description="tiles overlap by half and are flipped in turn (cpnet, cellpose)"
     )

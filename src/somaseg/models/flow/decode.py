@@ -17,6 +17,8 @@ from somaseg.models.flow.targets import _label_flows, extents
 
 STEPS = 200
 """Euler steps at most (Cellpose's ``niter``)."""
+NO_FLOW = 0.1
+"""A predicted flow shorter than this has no direction to speak of."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def decode_flows(
     max_share: float = 0.4,
     steps: int = STEPS,
     exact: bool = False,
+    unit_steps: bool = False,
 ) -> Decoded:
     """Group the foreground pixels by where their flow leads.
 
@@ -54,6 +57,8 @@ def decode_flows(
         steps: a pixel is followed for so many steps at most.
         exact: follow every pixel for all its steps. Else one that enters the way of an earlier one
             ends with it: the same where there are steps enough to arrive, and many times faster.
+        unit_steps: walk a whole pixel a step, however short the flow. A network that is unsure of
+            the direction predicts short flows; there pixels stop, and large cells fall apart.
 
     Returns:
         The labels, in scan order of the seeds, and their flow errors.
@@ -65,13 +70,22 @@ def decode_flows(
         raise ValueError(f"flows {flows.shape} and foreground {foreground.shape} do not fit")
     inside = np.ascontiguousarray(foreground, dtype=np.bool_)
     field = np.ascontiguousarray(flows, dtype=np.float32)
-    ends = _follow(field, inside, steps, not exact)
+    ends = _follow(unit_length(field) if unit_steps else field, inside, steps, not exact)
     labels = _group(ends, inside)
     _clean(labels, min_area, max_share)
     errors = flow_errors(labels, field)
     keep = errors <= max_error
     _renumber(labels, keep)
     return Decoded(labels, errors[keep])
+
+
+def unit_length(flows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Flows (2, h, w) of length one; those shorter than :data:`NO_FLOW` stay as short in relation.
+
+    Without that bound the noise of a cell's centre, where flows are to be 0, would be blown up.
+    """
+    length = np.sqrt(flows[0] * flows[0] + flows[1] * flows[1])
+    return flows / np.maximum(length, np.float32(NO_FLOW))
 
 
 def resize_labels(decoded: Decoded, size: tuple[int, int], min_area: int = 1) -> Decoded:

@@ -97,6 +97,7 @@ class FlowNetwork(Dense, Network):
                 # A cell of many pixels takes many steps to cross.
                 steps=config.niter or max(STEPS, round(STEPS / self.scale)),
                 exact=config.niter is not None,
+                unit_steps=config.unit_steps,
             )
         else:
             size = maps.shape[1:]
@@ -109,6 +110,7 @@ class FlowNetwork(Dense, Network):
                     min_area=1,
                     steps=config.niter or STEPS,
                     exact=config.niter is not None,
+                    unit_steps=config.unit_steps,
                 ),
                 (size[0], size[1]),
                 config.min_area,
