@@ -91,6 +91,25 @@ def test_cv_is_weighted_where_all_runs_have_the_same_weights(tmp_path):
     assert "different class weights" in ledger.problems[0]
 
 
+def test_an_ensemble_stands_beside_its_members(tmp_path):
+    for rate, name in enumerate(("flow", "unet")):
+        write_run(tmp_path / "fit" / "members" / name, 0.25, rate=rate)
+    training = json.loads((tmp_path / "fit/members/flow/scores.json").read_text())["training"]
+    scores = {"nested": {"map": 0.3}, "members": {key: {"training": training} for key in "ab"}}
+    (tmp_path / "fit" / "scores.json").write_text(json.dumps(scores))
+    assert [e.name for e in read_ledger(tmp_path).entries] == [
+        "fit/members/flow",
+        "fit/members/unet",
+    ]
+    (tmp_path / "fit" / "plan.yaml").write_text("budget: 2h")
+    add_result(tmp_path / "fit", public=0.31)
+    ledger = read_ledger(tmp_path)
+    entry = ledger.entries[0]
+    assert (entry.name, entry.cv, entry.public, entry.partial) == ("fit", 0.3, 0.31, False)
+    assert (entry.seconds, entry.parameters) == (1200, 9_200_000)
+    assert ledger.differing() == ("training.rate",)
+
+
 def test_results_are_appended_and_the_last_counts(runs):
     somaseg("ledger", "add", runs / "a", "--public", 0.305, "--note", "first")
     somaseg("ledger", "add", runs / "a", "--public", 0.31)

@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
+from somaseg.experiments.disk import check_disk
 from somaseg.experiments.execute import Report, execute
 from somaseg.experiments.store import Run
+from somaseg.experiments.tracking import track_scores
 from somaseg.experiments.tuning import RunScores, draw_curves, tune_run
 from somaseg.files import read_json
 from somaseg.settle.grid import AXES
@@ -41,6 +43,7 @@ def cross_validate(
         if not run.finished(fold)
     ]
     if tasks:
+        check_disk([(run, fold) for fold in folds if not run.finished(fold)], jobs)
         execute(tasks, jobs, report)
 
 
@@ -84,4 +87,5 @@ def score_run(
         }
     )
     draw_curves(run.folder / "tuning.png", scores.tuned)
+    track_scores(run, dataset, scores)
     return scores

@@ -15,13 +15,19 @@ Report = Callable[[str, dict[str, Any]], None]
 """Called as ``report(task name, event)``; events are those of the task, and ``{"ended": code}``."""
 
 
-def execute(tasks: Sequence[tuple[str, Sequence[str]]], jobs: int, report: Report) -> None:
+def execute(
+    tasks: Sequence[tuple[str, Sequence[str]]],
+    jobs: int,
+    report: Report,
+    module: str = "somaseg.experiments.tasks",
+) -> None:
     """Run tasks, ``jobs`` at a time, until all have ended.
 
     Args:
-        tasks: name and arguments of ``python -m somaseg.experiments.tasks``.
+        tasks: name and arguments of ``python -m MODULE``.
         jobs: processes at a time; they share the machine's cores.
         report: told what they print; called from several threads, one at a time.
+        module: what is run; it prints its events as ``tasks`` does.
 
     Raises:
         SomasegError: a task failed; the others that were running have been let finish.
@@ -50,7 +56,7 @@ def execute(tasks: Sequence[tuple[str, Sequence[str]]], jobs: int, report: Repor
                     return
                 name, arguments = waiting.pop(0)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "somaseg.experiments.tasks", *arguments],
+                    [sys.executable, "-m", module, *arguments],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -3,6 +3,7 @@
 ::
 
     FOLDER/…/RUN/config.yaml, scores.json   what a run was and scored (see ``store``)
+    FOLDER/…/FIT/plan.yaml, scores.json     the same of an ensemble; its members are runs below it
     FOLDER/…/RUN/leaderboard.json           what was recorded of it: public, private, note, time
     FOLDER/ledger.csv                       entries from elsewhere: name, cv, public, private, note
 """
@@ -25,6 +26,7 @@ from somaseg.errors import SomasegError
 from somaseg.evaluation.agreement import Agreement, agreement
 from somaseg.export.labels import csv_text
 from somaseg.files import read_json, write_json, write_text
+from somaseg.training.logs import flat_settings
 
 Board = Literal["public", "private"]
 BOARDS: tuple[Board, Board] = ("public", "private")
@@ -89,7 +91,7 @@ class Ledger:
 
     def differing(self) -> tuple[str, ...]:
         """Names of the settings in which the runs differ."""
-        runs = [entry.settings for entry in self.entries if entry.folder]
+        runs = [entry.settings for entry in self.entries if entry.settings]
         names = dict.fromkeys(name for settings in runs for name in settings)
         # As text, because lists cannot go into a set; a missing field is the family's default.
         return tuple(n for n in names if len({repr(run.get(n)) for run in runs}) > 1)
@@ -173,7 +175,7 @@ def add_result(
     """
     run = Path(run)
     if not _is_run(run):
-        raise SomasegError(f"{run}: not a run (it has no config.yaml and folds.json)")
+        raise SomasegError(f"{run}: not a run (it has no config.yaml and folds.json, or plan.yaml)")
     if public is None and private is None:
         raise SomasegError(f"{run}: no score to record; give --public, --private or both")
     for value in (public, private):
@@ -291,11 +293,15 @@ def _find_runs(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and (folder / "folds.json").is_file()
+    # A config.yaml alone may be anybody's.
+    names = {"config.yaml", "folds.json"}, {"plan.yaml"}
+    return any(all((folder / name).is_file() for name in kind) for kind in names)
 
 
 def _read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
+    if not path.exists():
+        return {}  # an ensemble: its members have settings
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -345,7 +351,8 @@ def _entry(
                 if then is not None:
                     paired[board] = then
     notes = [str(result["note"]) for result in results if result.get("note")]
-    folds, took = config.get("folds", 0), (scores or {}).get("training", {})
+    folds = config.get("folds", 0)
+    took = _training(scores or {})
     return Entry(
         name,
         path,
@@ -353,24 +360,21 @@ def _entry(
         by_class=dict(scores["nested"].get("by_class", {})) if scores else {},
         untuned=scores.get("untuned", {}).get(figure) if scores else None,
         partial=scores is not None and len(scores.get("folds", range(folds))) < folds,
-        seconds=took.get("seconds"),
-        cpu_seconds=took.get("cpu_seconds"),
-        parameters=took.get("parameters"),
+        **took,
         # Where it is logged decides nothing.
-        settings={name: value for name, value in _flat(config).items() if name != "log"},
+        settings={name: value for name, value in flat_settings(config).items() if name != "log"},
         **boards,
         paired=paired,
         note=notes[-1] if notes else "",
     )
 
 
-def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    out: dict[str, Any] = {}
-    for key, value in fields.items():
-        name = f"{prefix}{key}"
-        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return out
+def _training(scores: dict[str, Any]) -> dict[str, Any]:
+    """What the training took; of an ensemble, that of all its members."""
+    members = scores.get("members") or {}
+    parts = [scores] if "training" in scores else list(members.values())
+    names = ("seconds", "cpu_seconds", "parameters")
+    return {name: sum(part["training"][name] for part in parts) for name in names if parts}
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str, str]:

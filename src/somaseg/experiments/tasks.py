@@ -70,7 +70,8 @@ def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report
     if config.start_from and not (folder / CHECKPOINT).exists():
         report({"note": start_from(model, config.start_from)})
     fields = config.model_dump(mode="json")
-    loggers = Loggers(folder, f"{run.folder.name}-{folder.name}", fields, config.log)
+    name = f"{run.folder.resolve().name}-{folder.name}"
+    loggers = Loggers(folder, name, fields, config.log, run.folder)
     trained = train_network(
         model,
         samples,
@@ -98,9 +99,12 @@ def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Run one task; the exit code is 2 after an error that the user can mend."""
-    folder, fold = arguments
+def as_task(work: Callable[[Report], None]) -> int:
+    """Do the work of a process whose events go to standard output.
+
+    Returns:
+        the exit code: 2 after an error that the user can mend.
+    """
 
     def report(event: dict[str, Any]) -> None:
         print(json.dumps(event), flush=True)
@@ -108,11 +112,19 @@ def main(arguments: list[str]) -> int:
     # A shown warning would go to standard error without a word of which fold it is of.
     warnings.showwarning = lambda message, *_, **__: report({"note": str(message)})
     try:
-        run_fold(Run.open(folder), None if fold == "all" else int(fold), report)
+        work(report)
     except SomasegError as error:
         report({"error": str(error)})
         return 2
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run one task: a run's folder, and a fold's number or ``all``."""
+    folder, fold = arguments
+    return as_task(
+        lambda report: run_fold(Run.open(folder), None if fold == "all" else int(fold), report)
+    )
 
 
 if __name__ == "__main__":

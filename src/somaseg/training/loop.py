@@ -20,13 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from somaseg.data.augment import CropSampler
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
+from somaseg.files import write_text, writing
 from somaseg.models.base import Batch, Network
 from somaseg.training.checkpoint import load_checkpoint, save_checkpoint
-from somaseg.training.logs import Loggers, Progress
+from somaseg.training.logs import Loggers, Progress, Row
 from somaseg.training.settings import TrainSettings
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
+_CLOCK = ("step", "seconds")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def train_network(
         for name, part in states.items():
             part.load_state_dict(saved[name])
         start, spent, spent_cpu = note["step"], note["seconds"], note["cpu_seconds"]
-        metrics.cut(start)
+    metrics.cut(start)
+    if loggers:
+        loggers.begin(metrics.rows())
 
     model.to(accelerator.device)
     average.to(accelerator.device)
@@ -205,33 +209,46 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
 
-    def add(self, step: int, seconds: float, rate: float, means: dict[str, float]) -> None:
-        """Append a line; the first also writes the header."""
-        fields = {"step": step, "seconds": f"{seconds:.1f}", "rate": f"{rate:.3g}"}
+    def add(self, step: int, seconds: float, rate: float | None, means: dict[str, float]) -> None:
+        """Append a line; the first also writes the header. What has no learning rate gives none.
+
+        Raises:
+            SomasegError: it cannot be written.
+        """
+        fields = {"step": step, "seconds": f"{seconds:.1f}"}
+        fields |= {"rate": f"{rate:.3g}"} if rate is not None else {}
         fields |= {name: f"{value:.5f}" for name, value in means.items()}
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(fields))
-            if fresh:
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(fields)
 
     def cut(self, step: int) -> None:
         """Drop the lines after ``step``: a killed training had logged past its checkpoint."""
         if self.path.exists():
-            header, *lines = self.path.read_text().splitlines()
+            header, *lines = self.path.read_text().splitlines() or [""]
             whole = [x for x in lines if x.count(",") == header.count(",")]
             kept = [x for x in whole if int(x.split(",")[0]) <= step]
-            self.path.write_text("\n".join([header, *kept]) + "\n")
+            write_text(self.path, "\n".join([header, *kept]) + "\n" if kept else "")
+
+    def rows(self) -> list[Row]:
+        """Return each line's step and its figures (losses, gradient, rate) by name."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return [
+                (int(row["step"]), {k: float(v) for k, v in row.items() if k not in _CLOCK})
+                for row in csv.DictReader(file)
+            ]
 
     def last(self) -> dict[str, float]:
         """Return the losses of the last line."""
-        with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        skip = {"step", "seconds", "rate"}
-        return {k: float(v) for k, v in rows[-1].items() if k not in skip} if rows else {}
+        rows = self.rows()
+        return {k: v for k, v in rows[-1][1].items() if k != "rate"} if rows else {}
 
 
 def _losses(prepared: Any, batch: Batch) -> dict[str, Tensor]:
