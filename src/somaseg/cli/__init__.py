@@ -14,6 +14,7 @@ from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
 from somaseg.cli.ledger import app as ledger_app
 from somaseg.cli.predict import predict
+from somaseg.cli.search import search
 from somaseg.cli.submit import submit
 from somaseg.cli.train import models, train
 from somaseg.cli.tune import tune
@@ -55,6 +56,7 @@ app.command()(demo)
 app.command()(predict)
 app.command()(train)
 app.command()(tune)
+app.command()(search)
 app.command()(models)
 app.command()(import_cellpose)
 app.command()(ensemble)

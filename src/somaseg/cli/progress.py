@@ -43,12 +43,15 @@ class FoldBars:
         if "note" in event:
             self.progress.console.print(f"{name}: {event['note']}", highlight=False)
         if "stage" in event:
-            key = (name, event["stage"])
+            # An event with a label is of a task that does one thing after another in one row.
+            label = event.get("label")
+            key = (name, "" if label else event["stage"])
             if key not in self.rows:
-                self.rows[key] = self.progress.add_task(f"{name} {event['stage']}", loss="")
+                self.rows[key] = self.progress.add_task("", loss="")
             loss = event.get("loss")
             self.progress.update(
                 self.rows[key],
+                description=label or f"{name} {event['stage']}",
                 completed=event["done"],
                 total=event["total"],
                 loss="" if loss is None else f"loss {loss:.3f}",

@@ -1,0 +1,126 @@
+"""``somaseg search``: let Optuna look for better settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from somaseg.experiments.search import Search
+
+
+def search(
+    data: Annotated[Path, typer.Argument(help="Annotated images.", show_default=False)],
+    space: Annotated[
+        Path,
+        typer.Option(
+            help="YAML of what to vary, e.g. `training.rate: {low: 1e-4, high: 1e-2, log: true}`.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the search; a begun one goes on.")
+    ] = Path("search"),
+    trials: Annotated[int, typer.Option(min=1, help="In all, over all sittings.")] = 20,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The preset, or YAML file, that is varied.")
+    ] = "flow_lite",
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 3,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Trials at a time; 0: one a core, one a GPU.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; without, the preset's.", show_default=False)
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
+    ] = None,
+    views: Annotated[
+        str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
+    ] = "none",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
+            show_default=False,
+        ),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option(help="End trials that fall behind the median after a fold.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of folds, training and the search.")] = 0,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Trackers of each trial: wandb, mlflow.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="What DATA is: auto, competition, coco, labels.")
+    ] = "auto",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
+    ] = None,
+) -> None:
+    """Search the settings that score best out of fold; each trial is an ordinary run.
+
+    Writes OUT/best.yaml, a preset for `somaseg train DATA --model OUT/best.yaml`. Interrupted, the
+    same command goes on where it was; a higher --trials goes on from there. The same folder may be
+    worked on by several commands at once. `somaseg ledger OUT` lists the trials.
+    """
+    from somaseg.cli.progress import FoldBars
+    from somaseg.cli.scores import parse_weights
+    from somaseg.experiments.execute import default_jobs
+    from somaseg.experiments.search import Search, SearchConfig, run_search
+    from somaseg.experiments.space import read_space
+    from somaseg.experiments.store import DataConfig, RunConfig
+    from somaseg.models.registry import load_preset, validate
+
+    preset = load_preset(model)
+    base: dict[str, Any] = {
+        "data": DataConfig(
+            path=str(data.resolve()),
+            format=format,  # type: ignore[arg-type]
+            images=str(images.resolve()) if images else None,
+        ),
+        "folds": folds,
+        "seed": seed,
+        "preset": model,
+        "model": preset.model,
+        "training": {"seed": seed, **preset.training} | ({"steps": steps} if steps else {}),
+        "start_from": str(start_from.resolve()) if start_from else None,
+        "views": views,
+        "log": tuple(log or ()),
+    }
+    config = SearchConfig(
+        base=validate(RunConfig, base, "settings"),
+        space=read_space(space),
+        weights=parse_weights(weights),
+        seed=seed,
+        prune=prune,
+    )
+    opened = Search.create(out, config)
+    with FoldBars() as report:
+        run_search(opened, trials, jobs or default_jobs(), report)
+    _print(opened)
+
+
+def _print(search: "Search") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    study = search.study()
+    table = Table("trial", "state", "score", *search.config.space, title=str(search.folder))
+    best = sorted(study.get_trials(), key=lambda t: (t.state.name != "COMPLETE", -(t.value or 0)))
+    for trial in best[:10]:
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
+        score = "" if trial.value is None else f"{trial.value:.4f}"
+        table.add_row(str(trial.number), trial.state.name.lower(), score, *values)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "score: nested out-of-fold mAP (a pruned trial's: of its folds so far). Chance flatters "
+        "the best of many, the more of them the more."
+    )
+    if (search.folder / "best.yaml").exists():
+        console.print(f"best settings: {search.folder / 'best.yaml'}")
