@@ -211,7 +211,10 @@ def test_segmenter_takes_a_run_a_model_and_color(place):
         (["train", "DATA", "--set", "training.stepz=3"], "stepz"),
         (["train", "DATA", "--set", "steps=3"], "write it as training.FIELD=VALUE"),
         (["train", "DATA", "--weights", "cort"], "cort=320"),
-        (["train", "DATA", "--views", "some"], "views: Input should be 'none', 'flips' or 'all'"),
+        (
+            ["train", "DATA", "--views", "some"],
+            "views: Input should be 'none', 'flips', 'all', 'scales' or 'flips+scales'",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(place, arguments, message, tmp_path):

@@ -65,7 +65,7 @@ def demo(
     found = segment_samples(
         load_segmenter(run.folder), track(samples, description="predict"), masks
     )
-    _draw(out / "demo.png", found)
+    _draw(out / "demo.png", found.cells)
     typer.echo(f"4. what it found, missed and made up: {out / 'demo.png'}")
 
 

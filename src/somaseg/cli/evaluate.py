@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from somaseg.cli.predict import VIEWS_HELP
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -32,14 +34,27 @@ def evaluate(
         ),
     ],
     predictions: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="PREDICTIONS",
             help="A folder that `somaseg predict` wrote, COCO results, a submission, a folder of "
-            "label images, or any data set.",
+            "label images, or any data set; or give --model instead.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Predict the images of TRUTH first, with a run's folder or a model file. (Its "
+            "training images among them score too well: `somaseg train` scores unseen ones.)",
+            show_default=False,
+        ),
+    ] = None,
+    views: Annotated[
+        str | None, typer.Option("--tta", help=f"With --model. {VIEWS_HELP}", show_default=False)
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.")
     ] = False,
@@ -73,7 +88,7 @@ def evaluate(
         ),
     ] = False,
 ) -> None:
-    """Score PREDICTIONS against TRUTH.
+    """Score PREDICTIONS, or those of a model, against TRUTH.
 
     The score is the competition's: TP / (TP + FP + FN), averaged over IoU thresholds from 0.50 to
     0.95 and then over images. F1, panoptic quality and COCO AP stand beside it.
@@ -81,11 +96,16 @@ def evaluate(
     from rich.console import Console
 
     from somaseg.cli.scores import parse_weights
+    from somaseg.errors import SomasegError
     from somaseg.evaluation import evaluate as all_scores
 
+    if (predictions is None) == (model is None):
+        raise SomasegError("give PREDICTIONS, or a --model to make them with: one of both")
+    if views is not None and model is None:
+        raise SomasegError("--tta is for predicting; give a --model")
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     class_weights = parse_weights(weights)
-    comparison = _compare(truth, predictions, ignore_unknown, messages)
+    comparison = _compare(truth, predictions, model, views, ignore_unknown, messages)
     result = all_scores(comparison, matching.value, class_weights, with_explanation=explain)
     for note in result.notes:
         messages.print(f"[yellow]warning:[/yellow] {_plain(note)}")
@@ -104,7 +124,12 @@ def evaluate(
 
 
 def _compare(
-    truth: Path, predictions: Path, ignore_unknown: bool, messages: "Console"
+    truth: Path,
+    predictions: Path | None,
+    model: Path | None,
+    views: str | None,
+    ignore_unknown: bool,
+    messages: "Console",
 ) -> "Comparison":
     """Read both and compare them, with progress on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -117,13 +142,25 @@ def _compare(
     with Progress(*columns, console=messages, transient=True, disable=quiet) as progress:
         task = progress.add_task("reading the truth", total=None)
         dataset = read_truth(truth, predictions)
-        progress.update(task, description="reading the predictions")
-        found = read_predictions(predictions, dataset, ignore_unknown)
+        if predictions is None:
+            from somaseg.experiments.load import load_segmenter
+
+            segmenter = load_segmenter(model, views)
+            samples = [sample for sample in dataset if sample.instances is not None]
+            progress.update(task, description="predicting", total=len(samples))
+            found = {}
+            for sample in samples:
+                found[sample.id] = segmenter(sample.image())
+                progress.advance(task)
+            progress.reset(task)
+        else:
+            progress.update(task, description="reading the predictions")
+            found = read_predictions(predictions, dataset, ignore_unknown)
         progress.update(task, description="comparing", total=len(dataset))
         return compare(
             dataset,
             found,
-            source=str(predictions),
+            source=str(predictions or model),
             ignore_unknown=ignore_unknown,
             progress=lambda: progress.advance(task),
         )

@@ -1,12 +1,21 @@
 """``somaseg predict``: micrographs in, masks out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import TaskID
+
     from somaseg.data.types import Sample
+
+VIEWS_HELP = (
+    "Test-time views that are averaged: none, flips (4× the time), all (8×: also right angles), "
+    "scales (3×), flips+scales (12×)."
+)
 
 
 def predict(
@@ -27,32 +36,88 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    views: Annotated[
-        str,
-        typer.Option(
-            "--tta", help="Test-time views that are averaged: none, flips (4×), all (8× the time)."
-        ),
-    ] = "none",
+    views: Annotated[str | None, typer.Option("--tta", help=VIEWS_HELP, show_default=False)] = None,
     tile: Annotated[
-        int, typer.Option(min=128, help="Larger images go through in tiles of this side.")
+        int,
+        typer.Option(min=128, help="Larger images go through in tiles of this side, in pixels."),
     ] = 1024,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Least overlap of tiles in pixels; without, eight of the model's cell diameters.",
+            show_default=False,
+        ),
+    ] = None,
     overlays: Annotated[bool, typer.Option(help="Also draw the outlines over the images.")] = True,
 ) -> None:
     """Find the cells in micrographs.
 
     Writes OUT/labels/ID.tif (label images), OUT/predictions.json (COCO results with scores),
     OUT/submission.csv (the competition's) and OUT/overlays/ID.png.
-    """
-    from rich.progress import track
 
+    Images above 16 megapixels go through in bounded memory: their overlays are OUT/overlays/ID.tif,
+    they are left out of submission.csv, and after a stop the same command goes on where it was.
+    """
     from somaseg.experiments.load import load_segmenter
     from somaseg.experiments.outputs import segment_samples
 
     samples = _gather(images)
-    segmenter = load_segmenter(model, views, tile)
-    found = segment_samples(segmenter, track(samples, description="predict"), out, overlays)
-    count = sum(len(cells) for cells in found.values())
-    typer.echo(f"{len(found)} images, {count} cells: {out}")
+    segmenter = load_segmenter(model, views, tile, overlap)
+    with _Bars() as bars:
+        found = segment_samples(segmenter, bars.track(samples), out, overlays, tell=bars.tell)
+    typer.echo(f"{len(samples)} images, {found.total} cells: {out}")
+    if found.large:
+        names = ", ".join(found.large)
+        typer.echo(f"left out of submission.csv, as they are large: {names}")
+        if segmenter.rescorer is not None:
+            typer.echo(f"not rescored, as the run's other images are: {names}")
+
+
+class _Bars:
+    """Progress of the images, and of the tiles of a large one."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            refresh_per_second=2,
+            speed_estimate_period=300,
+        )
+        self.tiles: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def track(self, samples: "list[Sample]") -> "Iterator[Sample]":
+        """Hand out the images; what has been handed out before is done."""
+        task = self.progress.add_task("images", total=len(samples))
+        for sample in samples:
+            yield sample
+            self.progress.advance(task)
+
+    def tell(self, name: str, done: int, total: int) -> None:
+        """Tiles done of a large image."""
+        if name not in self.tiles:
+            self.tiles[name] = self.progress.add_task(f"tiles of {name}", total=total)
+        self.progress.update(self.tiles[name], completed=done)
 
 
 def _gather(paths: list[Path]) -> "list[Sample]":

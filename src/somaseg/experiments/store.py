@@ -55,7 +55,7 @@ class RunConfig(BaseModel):
     train_on: DataConfig | None = Field(
         None, description="other annotations of the same images to learn from, as a mended copy"
     )
-    views: Literal["none", "flips", "all"] = Field(
+    views: Literal["none", "flips", "all", "scales", "flips+scales"] = Field(
         "none", description="test-time views of out-of-fold prediction"
     )
     log: tuple[str, ...] = Field((), description="trackers besides the CSV")

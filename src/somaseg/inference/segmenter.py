@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from somaseg.errors import SomasegError
-from somaseg.inference.predict import Predictor
+from somaseg.inference.large import Bands, segment_large
+from somaseg.inference.predict import TILE, Finder, Predictor, Progress
 from somaseg.instances import Instances
 from somaseg.models.base import Image, Model
 from somaseg.models.registry import load_model
@@ -16,31 +18,47 @@ class Segmenter:
     """Finds the cells of an image: hard, disjoint masks with class and score.
 
     Args:
-        models: one, or several of one family whose maps are averaged.
-        settings: by class name; by default the first model's tuned ones.
-        views: test-time views: ``none``, ``flips`` or ``all``.
-        tile: larger images go through in tiles of this side, in image pixels.
+        predictor: gives raw instances.
+        names: class names.
+        settings: by class name.
+        one_class: whether all cells of an image are of one class.
 
     Attributes:
-        rescorer: learned scores, with settings of their own, if the run has them.
+        rescorer: learned scores, with settings of their own, if the run has them. Not for
+            :meth:`large`: they compare a mask with the others of the whole image.
     """
 
     rescorer: Rescorer | None = None
 
     def __init__(
-        self,
+        self, predictor: Finder, names: Sequence[str], settings: Settle, one_class: bool
+    ) -> None:
+        self.predictor, self.names = predictor, tuple(names)
+        self.settings, self.one_class = settings, one_class
+
+    @classmethod
+    def of_models(
+        cls,
         models: Sequence[Model],
         settings: Settle | None = None,
         views: str = "none",
-        tile: int = 1024,
-    ) -> None:
-        self.predictor = Predictor(models, views, tile)
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of a model, or of several of one family.
+
+        Args:
+            models: of the same classes.
+            settings: by class name; by default the first model's tuned ones.
+            views: test-time views, a key of :data:`somaseg.inference.views.VIEWS`.
+            tile: larger images go through in tiles of this side, in image pixels.
+            overlap: of neighbouring tiles; by default as wide as eight cells.
+        """
         info = models[0].info
-        self.names = info.names
-        self.one_class = info.one_class
         if settings is None and info.settle:
             settings = parse_settings(info.settle, info.names)
-        self.settings: Settle = settings or default_settings(info.names)
+        settings = settings or default_settings(info.names)
+        return cls(Predictor(models, views, tile, overlap), info.names, settings, info.one_class)
 
     @classmethod
     def load(
@@ -48,10 +66,11 @@ class Segmenter:
         paths: Sequence[str | Path],
         settings: Settle | None = None,
         views: str = "none",
-        tile: int = 1024,
-    ) -> "Segmenter":
-        """Make a segmenter of model files."""
-        return cls([load_model(path) for path in paths], settings, views, tile)
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of model files; see :meth:`of_models`."""
+        return cls.of_models([load_model(path) for path in paths], settings, views, tile, overlap)
 
     def __call__(self, image: Image) -> Instances:
         """Segment one image, (h, w) or (h, w, 3), of any intensity range.
@@ -65,3 +84,23 @@ class Segmenter:
         if self.rescorer is not None and self.rescorer.settings is not None:
             return settle(self.rescorer(raw), self.rescorer.settings, one_class=self.one_class)
         return settle(raw, self.settings, one_class=self.one_class)
+
+    def large(
+        self,
+        image: Image,
+        folder: str | Path,
+        levels: tuple[float, float] | None = None,
+        stamp: Any = None,
+        progress: Progress | None = None,
+    ) -> Bands:
+        """Segment one image in bounded memory; see :func:`segment_large`."""
+        return segment_large(
+            self.predictor,
+            self.settings,
+            self.one_class,
+            image,
+            folder,
+            levels,
+            stamp,
+            progress,
+        )
