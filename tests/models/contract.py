@@ -1,8 +1,11 @@
 """What every family must keep; each family's test module inherits :class:`Contract`.
 
-A subclass gives ``config`` (small enough to train in seconds) and, for networks, how long it must
-train to over-fit two images.
+A subclass gives ``config`` (small enough to train in seconds) and how long it must train to
+over-fit two images.
 """
+
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,11 +18,11 @@ from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.evaluation import compare, competition_score
 from somaseg.instances import Instances
-from somaseg.models.base import Dense, ModelInfo
+from somaseg.models.base import Dense, Estimator, ModelInfo, Network
 from somaseg.models.registry import build_model, load_model, parse_config
 from somaseg.settle import SettleSettings, settle
+from somaseg.training.fit import train_model
 from somaseg.training.info import learn_info
-from somaseg.training.loop import train_network
 from somaseg.training.settings import TrainSettings
 
 INFO = ModelInfo(names=("astro", "cort", "shsy5y"), diameter=16.0)
@@ -59,9 +62,20 @@ class Contract:
     over_fit: TrainSettings
     settings = SettleSettings(score=0.2, min_area=15)
 
-    def model(self, info=INFO):
+    def fresh(self, info=INFO):
         torch.manual_seed(0)
-        return build_model(parse_config(self.config), info).eval()
+        return build_model(parse_config(self.config), info)
+
+    def model(self, info=INFO):
+        """One that predicts: a network as it was made, what is fitted after a few rounds."""
+        model = self.fresh(info)
+        if isinstance(model, Network):
+            model.eval()
+        if isinstance(model, Estimator):
+            with tempfile.TemporaryDirectory() as folder:
+                samples = training_samples(Path(folder), ("cort", "shsy5y"))
+                train_model(model, samples, TrainSettings(steps=3), folder)
+        return model
 
     @pytest.mark.parametrize("shape", [(64, 64), (65, 97), (33, 31)])
     def test_predicts_the_image_it_was_given(self, shape):
@@ -105,22 +119,22 @@ class Contract:
         samples = training_samples(tmp_path)
         samples[0] = Sample("0", samples[0].size, samples[0].image_path, samples[0].instances[:0])
         settings = self.over_fit.model_copy(update={"steps": 2})
-        trained = train_network(self.model(), samples, settings, tmp_path / "run")
+        trained = train_model(self.fresh(), samples, settings, tmp_path / "run")
         assert np.isfinite(trained.losses["total"])
 
     @pytest.mark.parametrize("precision", ["no", "bf16"])
     def test_trains_in_any_precision(self, tmp_path, precision):
+        model = self.fresh()
+        if not isinstance(model, Network):
+            pytest.skip("only networks are trained in a precision")
         settings = self.over_fit.model_copy(update={"steps": 2, "precision": precision})
-        trained = train_network(
-            self.model(), training_samples(tmp_path), settings, tmp_path / "run"
-        )
+        trained = train_model(model, training_samples(tmp_path), settings, tmp_path / "run")
         assert np.isfinite(trained.losses["total"])
 
     def test_over_fits_two_images(self, tmp_path):
         samples = large_cells(tmp_path)
-        torch.manual_seed(0)
-        model = build_model(parse_config(self.config), learn_info(samples))
-        train_network(model, samples, self.over_fit, tmp_path / "run")
+        model = self.fresh(learn_info(samples))
+        train_model(model, samples, self.over_fit, tmp_path / "run")
         dataset = Dataset(tuple(samples), samples[0].instances.names, "test")
         found = {
             s.id: settle(model.predict([s.image()])[0], dict.fromkeys(model.names, self.settings))

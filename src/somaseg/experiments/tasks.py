@@ -36,7 +36,7 @@ def run_fold(run: Run, fold: int | None, report: Report) -> None:
     dataset = run.dataset()
     folds = run.folds(dataset)
     if not run.model_path(fold).exists():
-        train_fold(run, [s for s in dataset if folds[s.id] != fold], fold, report)
+        train_fold(run, run.training_samples(dataset, fold), fold, report)
     if fold is None:
         return
     held_out = [s for s in dataset if folds[s.id] == fold]
@@ -50,29 +50,36 @@ def run_fold(run: Run, fold: int | None, report: Report) -> None:
 
 
 def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report) -> None:
-    """Train a model on samples; leave it in the fold's folder."""
+    """Train a model on samples; leave it in the fold's folder.
+
+    A training that was interrupted goes on from its checkpoint, which is deleted when the model
+    file stands.
+    """
     import torch
 
     from somaseg.models.base import Network
     from somaseg.models.registry import build_model, parse_config
+    from somaseg.training.fit import train_model
     from somaseg.training.info import learn_info
     from somaseg.training.logs import Loggers
-    from somaseg.training.loop import CHECKPOINT, train_network
+    from somaseg.training.loop import CHECKPOINT
     from somaseg.training.transfer import start_from
 
-    config = run.config
+    config, folder = run.config, run.part(fold)
     # Layers that no weights file fills start from noise: the same noise in every sitting.
     torch.manual_seed(config.training.seed)
     model = build_model(parse_config(config.model), learn_info(samples))
-    folder = run.part(fold)
-    if not isinstance(model, Network):
-        raise SomasegError(f"family {model.config.family!r} is not trained by gradient descent")
-    if config.start_from and not (folder / CHECKPOINT).exists():
-        report({"note": start_from(model, config.start_from)})
+    if config.start_from:
+        if not isinstance(model, Network):
+            raise SomasegError(
+                f"--from: family {model.config.family!r} has no weights to start from"
+            )
+        if not (folder / CHECKPOINT).exists():
+            report({"note": start_from(model, config.start_from)})
     fields = config.model_dump(mode="json")
     name = f"{run.folder.resolve().name}-{folder.name}"
     loggers = Loggers(folder, name, fields, config.log, run.folder)
-    trained = train_network(
+    trained = train_model(
         model,
         samples,
         config.training,
@@ -91,11 +98,10 @@ def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report
             "steps": trained.steps,
             "losses": trained.losses,
             "images": [sample.id for sample in samples],
-            "parameters": sum(weights.numel() for weights in model.parameters()),
+            "parameters": model.parameter_count,
         },
     )
     model.save(run.model_path(fold))
-    # The checkpoint has served: the model file says that this training is over.
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
