@@ -7,17 +7,24 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Model, ModelConfig, ModelInfo, read_model_file
+from somaseg.models.base import Model, ModelConfig, ModelInfo, read_model_file, read_parts
 
 T = TypeVar("T", bound=BaseModel)
 
 FAMILIES: Mapping[str, tuple[str, str, str]] = {
     # family: module, config class, model class. Imported when used: some are heavy.
     "flow": ("somaseg.models.flow", "config.FlowConfig", "model.FlowModel"),
-    "rcnn": ("somaseg.models.rcnn", "config.RCNNConfig", "model.RCNN"),
     "cellpose": ("somaseg.models.cellpose", "config.CellposeConfig", "model.CellposeModel"),
+    "semantic": ("somaseg.models.semantic", "config.SemanticConfig", "model.SemanticModel"),
+    "rcnn": ("somaseg.models.rcnn", "config.RCNNConfig", "model.RCNN"),
+    "pixel_forest": (
+        "somaseg.models.pixel_forest",
+        "config.PixelForestConfig",
+        "model.PixelForest",
+    ),
 }
 
 
@@ -63,6 +70,11 @@ def validate(kind: type[T], fields: Mapping[str, Any], where: str) -> T:
         raise SomasegError(f"{where}: {wrong}") from error
 
 
+def family_classes(family: str) -> tuple[type[ModelConfig], type[Model]]:
+    """Config and model class of a family of :data:`FAMILIES`."""
+    return _load(family, 1), _load(family, 2)
+
+
 def build_model(config: ModelConfig, info: ModelInfo) -> Model:
     """Make a fresh model of the config's family."""
     model: type[Model] = _load(config.family, 2)
@@ -75,14 +87,30 @@ def load_model(path: str | Path) -> Model:
     Raises:
         SomasegError: missing, truncated, not a somaseg model, or weights that do not fit.
     """
-    fields, info, tensors = read_model_file(path)
-    config = parse_config(fields, str(path))
+    return make_model(*read_model_file(path), read_parts(path), str(path))
+
+
+def make_model(
+    fields: Mapping[str, Any],
+    info: ModelInfo,
+    tensors: dict[str, Tensor],
+    parts: dict[str, bytes],
+    where: str,
+) -> Model:
+    """Make a model, ready to predict, of what a file holds; ``where`` names it in errors.
+
+    Raises:
+        SomasegError: an unknown family or field, or weights that do not fit.
+    """
+    config = parse_config(fields, where)
     model: type[Model] = _load(config.family, 2)
     try:
-        return model.build(config, info, tensors)
+        built = model.build(config, info, tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise SomasegError(f"{path}: its weights do not fit its config ({reason})") from error
+        raise SomasegError(f"{where}: its weights do not fit its config ({reason})") from error
+    built.take_parts(parts)
+    return built
 
 
 def preset_names() -> list[str]:
