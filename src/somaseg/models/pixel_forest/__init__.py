@@ -1,0 +1,1 @@
+"""Pixel forest: gradient-boosted trees on features of each pixel, then a watershed."""
