@@ -12,11 +12,13 @@ from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
 from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
+from somaseg.cli.fit import fit
 from somaseg.cli.ledger import app as ledger_app
+from somaseg.cli.models import models
 from somaseg.cli.predict import predict
 from somaseg.cli.search import search
 from somaseg.cli.submit import submit
-from somaseg.cli.train import models, train
+from somaseg.cli.train import train
 from somaseg.cli.tune import tune
 
 app = typer.Typer(
@@ -30,7 +32,7 @@ A first look:  somaseg demo
 
 Your images:   somaseg predict my_images/ --out masks/
 
-Your own model:  somaseg data check DATA, then somaseg train DATA --out RUN, then
+Your own model:  somaseg fit DATA --budget 2h --out RUN, then
 somaseg predict new_images/ --model RUN --out masks/
 """,
 )
@@ -54,12 +56,13 @@ def _root(
 
 app.command()(demo)
 app.command()(predict)
+app.command()(fit)
 app.command()(train)
 app.command()(tune)
 app.command()(search)
 app.command()(models)
-app.command()(import_cellpose)
 app.command()(ensemble)
+app.command()(import_cellpose)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

@@ -1,4 +1,4 @@
-"""``somaseg train`` and ``somaseg models``."""
+"""``somaseg train``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,21 +125,6 @@ def train(
         f"{took['parameters'] / 1e6:.1f} M parameters; trained {took['seconds'] / 60:.1f} minutes, "
         f"{took['cpu_seconds'] / 60:.1f} of processor time; scores in {run.folder}/scores.json"
     )
-
-
-def models() -> None:
-    """List the presets: what each is, and what it is good for."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from somaseg.models.registry import load_preset, preset_names
-
-    table = Table("preset", "family", "steps", "about", box=None)
-    for name in preset_names():
-        preset = load_preset(name)
-        steps = preset.training.get("steps", "")
-        table.add_row(name, preset.model["family"], str(steps), preset.about)
-    Console().print(table)
 
 
 def _set(fields: dict[str, Any], change: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from somaseg.errors import SomasegError
 from somaseg.experiments.store import Run
 from somaseg.files import read_json
+from somaseg.inference.bundle import is_bundle, load_bundle
 from somaseg.inference.predict import TILE
 from somaseg.inference.segmenter import Segmenter
 from somaseg.settle import parse_settings
@@ -13,6 +14,10 @@ from somaseg.settle.rescore import Rescorer
 
 SHIPPED = "neurons-phase-contrast.safetensors"
 """The model that comes with somaseg."""
+
+
+BUNDLE = "model.safetensors"
+"""What `somaseg fit` leaves in its folder for new images."""
 
 
 def shipped_model() -> Path:
@@ -30,8 +35,10 @@ def load_segmenter(
 
     Args:
         model: a run's folder (its tuned settings; its model of all images, or its fold models
-            averaged), a model file, or none for the one that comes with somaseg.
-        views: test-time views; none by default.
+            averaged), the folder that `somaseg fit` made, a model file, a bundle, or none for the
+            one that comes with somaseg.
+        views: test-time views; by default none for a model or a run, and for a bundle those that
+            its members were tuned with.
         tile: side of a tile for large images.
         overlap: of neighbouring tiles; by default as wide as eight cells.
 
@@ -41,13 +48,23 @@ def load_segmenter(
     path = shipped_model() if model is None else Path(model)
     if not path.exists():
         raise SomasegError(f"{path}: no such model or run")
-    if not path.is_dir():
-        return Segmenter.load([path], views=views or "none", tile=tile, overlap=overlap)
-    run = Run.open(path)
-    tuned = path / "settle.json"
-    segmenter = Segmenter.load(run.model_paths(), views=views or "none", tile=tile, overlap=overlap)
-    if tuned.exists():
-        segmenter.settings = parse_settings(read_json(tuned), segmenter.names)
-    if run.rescorer_path.exists():
-        segmenter.rescorer = Rescorer.load(run.rescorer_path)
-    return segmenter
+    if path.is_dir() and (path / "plan.yaml").exists():
+        path = path / BUNDLE
+        if not path.exists():
+            raise SomasegError(
+                f"{path}: not there yet; run `somaseg fit --resume --out {path.parent}` to finish"
+            )
+    if path.is_dir():
+        run = Run.open(path)
+        tuned = path / "settle.json"
+        segmenter = Segmenter.load(
+            run.model_paths(), views=views or "none", tile=tile, overlap=overlap
+        )
+        if tuned.exists():
+            segmenter.settings = parse_settings(read_json(tuned), segmenter.names)
+        if run.rescorer_path.exists():
+            segmenter.rescorer = Rescorer.load(run.rescorer_path)
+        return segmenter
+    if is_bundle(path):
+        return Segmenter.of_bundle(load_bundle(path), views, tile, overlap)
+    return Segmenter.load([path], views=views or "none", tile=tile, overlap=overlap)

@@ -150,6 +150,8 @@ class Predictor(Finder):
             for name, tensor in sorted(model.tensors().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            for _, data in sorted(model.parts().items()):
+                digest.update(data)
         fusion = self.fusion or Fusion()
         digest.update(repr((self.views, self.tile, self.overlap, fusion)).encode())
         return digest.hexdigest()[:16]

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from somaseg.ensemble import Fusion
 from somaseg.errors import SomasegError
+from somaseg.inference.bundle import Bundle
+from somaseg.inference.joint import JointPredictor
 from somaseg.inference.large import Bands, segment_large
 from somaseg.inference.predict import TILE, Finder, Predictor, Progress
 from somaseg.instances import Instances
@@ -71,6 +74,32 @@ class Segmenter:
     ) -> Self:
         """Make one of model files; see :meth:`of_models`."""
         return cls.of_models([load_model(path) for path in paths], settings, views, tile, overlap)
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        views: str | None = None,
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of a bundle.
+
+        Args:
+            bundle: members, and how they are joined and settled.
+            views: test-time views for all members; by default those that each was tuned with.
+            tile: larger images go through in tiles of this side, in image pixels.
+            overlap: of neighbouring tiles; by default as wide as eight cells.
+        """
+        info = bundle.members[0].models[0].info
+        predictors = [Predictor(m.models, views or m.views, tile, overlap) for m in bundle.members]
+        predictor: Finder = predictors[0]
+        if bundle.method is not None:
+            weighted = [(p, m.weight) for p, m in zip(predictors, bundle.members, strict=True)]
+            fusion = Fusion.model_validate({"method": bundle.method})
+            predictor = JointPredictor(weighted, fusion)
+        settings = parse_settings(bundle.settle, info.names)
+        return cls(predictor, info.names, settings, info.one_class)
 
     def __call__(self, image: Image) -> Instances:
         """Segment one image, (h, w) or (h, w, 3), of any intensity range.

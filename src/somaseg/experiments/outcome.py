@@ -1,0 +1,100 @@
+"""What an experiment leaves to use and to look at: the bundle and the page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from somaseg.experiments.choose import describe
+from somaseg.experiments.fit import Fitted, member_runs
+from somaseg.experiments.load import BUNDLE
+from somaseg.experiments.plan import Plan
+from somaseg.experiments.store import Run
+from somaseg.experiments.tuning import curves_figure, has_one_class
+from somaseg.inference.bundle import Bundle, BundleMember, save_bundle
+from somaseg.models.registry import load_model
+from somaseg.report.experiment import ExperimentPage, MemberPage, write_experiment
+from somaseg.settle import dump_settings
+from somaseg.settle.tune import tune
+from somaseg.training.loop import METRICS
+
+if TYPE_CHECKING:
+    from somaseg.data.types import Dataset
+
+REPORT = "report.html"
+
+
+def write_outcome(folder: str | Path, plan: Plan, fitted: Fitted) -> None:
+    """Write ``model.safetensors`` (all that new images need) and ``report.html``.
+
+    Raises:
+        SomasegError: a file cannot be read or written.
+    """
+    folder = Path(folder)
+    runs = member_runs(folder, plan)
+    dataset = next(iter(runs.values())).dataset()
+    write_bundle(folder / BUNDLE, plan, fitted, runs)
+    write_page(folder / REPORT, plan, fitted, runs, dataset)
+
+
+def write_bundle(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run]) -> None:
+    """Join the chosen members' models of all folds and the tuned settings to one file."""
+    choice = fitted.chosen.choice
+    members = tuple(
+        BundleMember(
+            name=name,
+            weight=float(choice.counts[name]),
+            views=runs[name].config.views,
+            models=tuple(load_model(model) for model in runs[name].model_paths()),
+        )
+        for name in runs
+        if choice.counts.get(name)
+    )
+    settle = dump_settings(choice.settings)
+    save_bundle(path, Bundle(members, choice.method, settle, _card(plan, fitted)))
+
+
+def _card(plan: Plan, fitted: Fitted) -> dict[str, Any]:
+    score = fitted.chosen.nested
+    return {
+        "data": plan.data.path,
+        "chosen": describe(fitted.chosen.choice),
+        "nested out-of-fold mAP": round(score.map, 4),
+        "the same, classes weighted": None if score.weighted is None else round(score.weighted, 4),
+        "by class": {name: round(value, 4) for name, value in score.by_class.items()},
+    }
+
+
+def write_page(
+    path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run], dataset: "Dataset"
+) -> None:
+    """Write the page of an experiment."""
+    chosen = fitted.chosen
+    folds = next(iter(runs.values())).folds(dataset)
+    joined = chosen.choice.join({name: run.raw_predictions() for name, run in runs.items()})
+    members = []
+    for name, run in runs.items():
+        scores, training = fitted.members[name], run.scores()["training"]
+        parts = [run.part(fold) for fold in range(run.config.folds)]
+        members.append(
+            MemberPage(
+                name=name,
+                nested=scores.nested,
+                optimistic=scores.optimistic,
+                metrics={part.name: part / METRICS for part in parts},
+                minutes=training["cpu_seconds"] / 60,
+                parameters=training["parameters"],
+            )
+        )
+    page = ExperimentPage(
+        title=f"{path.parent.resolve().name}: {'/'.join(Path(plan.data.path).parts[-2:])}",
+        dataset=dataset,
+        folds=folds,
+        members=members,
+        chosen=describe(chosen.choice),
+        nested=chosen.nested,
+        optimistic=chosen.optimistic,
+        found=chosen.found,
+        settings=chosen.choice.settings,
+        tuning=curves_figure(tune(joined, dataset, folds, has_one_class(dataset))),
+    )
+    write_experiment(path, page)

@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from somaseg.cli.models import models
+from somaseg.experiments import presets
+from somaseg.models.registry import FAMILIES, preset_names
+from tests.experiments.test_presets import ONE
+
+app = typer.Typer()
+app.command()(models)
+
+
+def run(*arguments):
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"flow_lite": ONE.model_dump()}))
+    monkeypatch.setattr(presets, "measured_file", lambda: path)
+
+
+def test_table(measured):
+    lines = {words[0]: line for line in run().splitlines() if (words := line.split())}
+    assert set(preset_names()) <= set(lines)
+    assert set(FAMILIES) <= set(lines)
+    assert "12.3 M" in lines["flow_lite"]
+    assert "3.0 GiB" in lines["flow_lite"]
+    assert "not measured" in lines["pixel_forest"]
+
+
+def test_json(measured):
+    listed = json.loads(run("--json"))
+    assert set(listed["families"]) == set(FAMILIES)
+    by_name = {preset["name"]: preset for preset in listed["presets"]}
+    assert by_name["flow_lite"]["measured"] == ONE.model_dump()
+    assert by_name["pixel_forest"]["measured"] is None
+
+
+def test_one_preset_as_yaml_and_json():
+    fields = yaml.safe_load(run("pixel_forest"))
+    assert fields["model"]["family"] == "pixel_forest"
+    assert json.loads(run("pixel_forest", "--json")) == fields
+
+
+def test_help_needs_no_model():
+    code = (
+        "import sys\nfrom somaseg.cli.models import models\n"
+        "print([m for m in ('torch', 'xgboost', 'pydantic', 'rich.table') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
