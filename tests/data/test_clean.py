@@ -92,7 +92,7 @@ def test_a_shifted_mask_is_moved_onto_the_cell():
     assert [(c.kind, c.what) for c in changes] == [
         ("shifted", "moved by -6 -3 pixels: IoU with the prediction 0.37 → 1.00")
     ]
-    assert mend(cells(off), found=cells(cell), shifts=5)[1] == []
+    assert mend(cells(off), found=cells(cell), shifts=2)[1] == []
 
 
 def test_unsure_predictions_change_nothing():

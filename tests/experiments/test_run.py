@@ -66,7 +66,7 @@ def test_a_run_is_a_readable_folder(place):
     rows = list(csv.DictReader((run / "fold0" / "metrics.csv").open()))
     assert [row["step"] for row in rows] == ["2", "4", "6", "8"]
     scores = json.loads((run / "scores.json").read_text())
-    assert set(scores) == {"nested", "untuned", "optimistic", "folds", "training"}
+    assert set(scores) == {"nested", "untuned", "optimistic", "rescored", "folds", "training"}
     assert set(json.loads((run / "settle.json").read_text())) == {"astro", "cort", "shsy5y"}
     assert (run / "tuning.png").stat().st_size > 5000
     assert list((run / "fold0" / "tensorboard").iterdir())

@@ -233,7 +233,7 @@ def clean_command(
     )
     mended, changes = clean(dataset, settings, settled_out_of_fold(found) if found else None)
     target = detect(data)[0] if format is InputFormat.auto else format.value
-    write_dataset(out, mended, target)
+    write_dataset(out, mended, target)  # type: ignore[arg-type]
     write_changes(out / "changes.csv", changes)
     drawn = draw_changes(out / "changes", dataset, mended, changes, pictures)
     counts = Counter(change.kind for change in changes)
