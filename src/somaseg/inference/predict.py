@@ -105,7 +105,8 @@ class Predictor(Finder):
         by chance.
         """
         first = self.models[0]
-        unit = network_unit(first.scale, getattr(first, "multiple", 1), self.tile)
+        # Networks say how coarse they are; of the encoders inside other models none is coarser.
+        unit = network_unit(first.scale, getattr(first, "multiple", 32), self.tile)
         return Grid((size[0], size[1]), self.tile, self.overlap, unit)
 
     def find(self, gray: Gray, shape: Size | None = None) -> Instances:
