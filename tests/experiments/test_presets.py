@@ -72,3 +72,11 @@ def test_what_was_measured_is_told(tmp_path, monkeypatch):
     path.write_text(json.dumps({"flow_lite": {"parameters": 3}}))
     with pytest.raises(SomasegError, match=r"measured\.json: flow_lite"):
         list_presets()
+
+
+def test_shipped_measurements_bear_the_limit():
+    measured = presets.read_measured()
+    assert measured
+    for name, one in measured.items():
+        assert one.train_bytes < 12 * 2**30, name
+        assert one.step_seconds > 0, name
