@@ -1,9 +1,12 @@
 import shutil
+import tracemalloc
 from functools import lru_cache
 
 import numpy as np
 import pytest
+import tifffile
 
+from somaseg.data import windows
 from somaseg.inference.large import Bands, segment_large
 from somaseg.inference.predict import Predictor
 from somaseg.inference.store import save_predictions
@@ -135,6 +138,26 @@ def test_an_image_without_cells(kind, tmp_path):
     assert len(bands) == 0
     assert not painted(bands).any()
     assert bands.strip(0, 10)[0].names == INFO.names
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "_STRIP", 1 << 14)
+    part = image((200, 310), 100)
+    predictor = Predictor([FakeRegion()], tile=96, overlap=24)
+    segment_large(predictor, SETTINGS, True, part, tmp_path / "warm")  # what is compiled stays
+    peaks = []
+    for times in (4, 20):
+        path = tmp_path / f"{times}.tif"
+        tifffile.imwrite(path, np.tile(part, (times, 1)))
+        tracemalloc.start()
+        bands = segment_large(
+            predictor, SETTINGS, True, windows.map_image(path), tmp_path / str(times)
+        )
+        cells = sum(len(bands.strip(y, y + 100)[0]) for y in range(0, times * 200, 100))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert cells > len(bands) > times * 50
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_strips_number_the_cells_of_all_bands(tmp_path):
