@@ -9,7 +9,7 @@ import tifffile
 from somaseg.data import windows
 from somaseg.inference.large import Bands, segment_large
 from somaseg.inference.predict import Predictor
-from somaseg.inference.store import save_predictions
+from somaseg.inference.store import load_predictions, save_predictions
 from somaseg.instances import Instances
 from somaseg.masks.overlap import pairwise_iou
 from somaseg.settle import SettleSettings, settle
@@ -102,6 +102,18 @@ def test_goes_on_after_the_last_finished_row(tmp_path):
     assert len(model.shapes) == 12
     assert told[:4] == [(4, 24), (8, 24), (12, 24), (13, 24)]
     assert np.array_equal(painted(bands), painted(reference))
+
+
+def test_no_row_tells_of_the_cells_of_another(tmp_path):
+    predictor = Predictor([FakeRegion()], tile=96, overlap=24)
+    segment_large(predictor, SETTINGS, True, image(), tmp_path)
+    rows = [load_predictions(path)["cells"] for path in sorted(tmp_path.glob("cells*"))]
+    raw = predictor(image())
+    joined = Instances.concat(rows)
+    assert len(rows) == 6
+    assert np.array_equal(joined.boxes, raw.boxes)
+    assert np.array_equal(joined.pixels, raw.pixels)
+    assert np.array_equal(joined.scores, raw.scores)
 
 
 @pytest.mark.parametrize("change", ["image", "model", "tile", "stamp"])

@@ -109,6 +109,17 @@ def test_the_whole_one_stays_and_the_cut_one_goes():
     assert cell.boxes.tolist() == [[23, 4, 36, 12]]
 
 
+def test_a_whole_one_counts_for_more_than_one_far_from_the_edge():
+    grid = Grid((52, 52), 32, 10)
+    found = {place: Instances.empty((31, 31)) for place in grid} | {
+        # 22 … 31 of its columns, cut off at 31; centre 4.5 pixels from there.
+        (0, 0): Instances.from_crops((31, 31), [[22, 22, 31, 30]], [np.ones((8, 9), bool)]),
+        # 22 … 40, whole; centre 4 pixels below the upper edge, 21.
+        (1, 1): Instances.from_crops((31, 31), [[1, 1, 19, 7]], [np.ones((6, 18), bool)]),
+    }
+    assert stitch(grid, found)[0].boxes.tolist() == [[22, 22, 40, 28]]
+
+
 def test_a_cell_that_both_tiles_cut_is_united():
     (cell,) = two_tiles([(5, 4, 31, 12)], [(21, 4, 48, 12)])
     assert cell.boxes.tolist() == [[5, 4, 48, 12]]
