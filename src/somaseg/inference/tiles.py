@@ -1,9 +1,9 @@
 """Cut an image into overlapping tiles, of which each answers for a core of its own.
 
 All tiles lie alike on the network's grid. A network of stride 32 sees an image moved by some pixels
-as another image: of cells near the threshold it finds others. With tiles laid anywhere, 4 % of the
-cells, far from any seam, are other ones than in the whole image; on the grid 0.2 % are
-(``benchmarks/large_images.py``).
+as another image: of cells near the threshold it finds others. With tiles laid anywhere, 5 % of the
+cells far from any seam were other ones than in the whole image; on the grid 0.2 % were (the flow
+network that comes with somaseg, a synthetic image of 1200 × 1200 with some 900 cells).
 """
 
 import itertools
