@@ -85,15 +85,10 @@ def read_json(path: str | Path) -> Any:
     Raises:
         SomasegError: the file is missing or not JSON; the line and column are named.
     """
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SomasegError(f"{path}: no such file") from error
+        return json.loads(_read_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SomasegError(f"{path}: not valid JSON ({error}); is the file whole?") from error
-    except OSError as error:
-        raise SomasegError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -102,12 +97,16 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         SomasegError: the file is missing or not YAML; the line and column are named.
     """
-    path = Path(path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SomasegError(f"{path}: no such file") from error
+        return yaml.safe_load(_read_text(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SomasegError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SomasegError(f"{path}: no such file") from error
     except OSError as error:
         raise SomasegError(f"{path}: cannot be read ({error.strerror or error})") from error

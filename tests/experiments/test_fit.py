@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
+from somaseg.experiments.fit import fit
 from somaseg.experiments.load import load_segmenter
 from somaseg.experiments.plan import read_plan
 from somaseg.inference.bundle import load_bundle
@@ -122,6 +124,40 @@ def test_killed_five_times_it_ends_the_same(place, tmp_path):
         expected = load_file(path)
         again = load_file(run / path.relative_to(place / "run"))
         assert all(np.array_equal(again[name], expected[name]) for name in expected)
+
+
+def test_refit_leaves_one_model_of_each_chosen_member(place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    plan = yaml.safe_load((run / "plan.yaml").read_text())
+    (run / "plan.yaml").write_text(yaml.safe_dump(plan | {"refit": True}))
+    somaseg("fit", "--resume", "--out", run)
+    bundle = load_bundle(run / "model.safetensors")
+    assert all(len(member.models) == 1 for member in bundle.members)
+    scores, before = (json.loads((f / "scores.json").read_text()) for f in (run, place / "run"))
+    assert scores == before  # the folds' predictions decide, as before
+    for member in bundle.members:
+        trained = json.loads((run / "members" / member.name / "all/training.json").read_text())
+        assert len(trained["images"]) == 6
+        again = load_file(run / "members" / member.name / "all/model.safetensors")
+        mine = member.models[0].tensors()
+        assert all(np.allclose(mine[name], again[name], atol=1e-2) for name in mine)
+
+
+def test_a_plan_that_stands_decides(place):
+    for option, value in (("--budget", "2h"), ("--seed", "1"), ("--refit", None)):
+        words = [option] if value is None else [option, value]
+        told = somaseg("fit", "--resume", "--out", place / "run", *words, check=False)
+        assert told.returncode == 2
+        assert f"{option}: {place}/run/plan.yaml decides this" in " ".join(told.stderr.split())
+
+
+def test_a_full_disk_is_told_before_training(place, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(SomasegError, match=r"training needs about .* are free"):
+        fit(tmp_path / "run", read_plan(place / "plan.yaml"), lambda *_: None)
+    assert not list(tmp_path.glob("run/members/*/fold0"))
 
 
 def test_what_the_user_can_mend(place, tmp_path):

@@ -129,3 +129,14 @@ def test_wrong_members(facts, tmp_path):
     path.write_text(yaml.safe_dump(fields))
     with pytest.raises(SomasegError, match="member b: family 'oracle' is not one of"):
         read_plan(path)
+
+
+def test_refitting_takes_its_share_of_the_time(facts):
+    plain = planned(facts).plan
+    again = planned(facts, refit=True)
+    assert again.plan.refit
+    assert not plain.refit
+    for one, other in zip(plain.members, again.plan.members, strict=True):
+        share = plain.folds / (plain.folds + 1)
+        assert other.training.steps == pytest.approx(one.training.steps * share, abs=1.5)
+    assert "all images" in again.reasons["members.0.training.steps"]

@@ -122,6 +122,20 @@ def test_same_command_does_nothing_again(place):
     assert model.exists()
 
 
+def test_a_run_killed_before_its_config_was_written_is_begun_again(place, tmp_path):
+    config = Run.open(place / "run").config
+    for number, name in enumerate(("folds.json", ".folds.json.x.tmp.json")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / name).write_text("{")
+        run = Run.create(folder, config)
+        assert run.folds(run.dataset()) == Run.open(place / "run").folds(run.dataset())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(SomasegError, match="exists and is no run"):
+        Run.create(tmp_path / "mine", config)
+
+
 def test_other_options_are_refused_by_name(place):
     done = somaseg(
         "train",

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from somaseg.cli.options import (
+    ClassWeightsOption,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -89,13 +93,7 @@ def ensemble(
             show_default=False,
         ),
     ] = None,
-    class_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
-            show_default=False,
-        ),
-    ] = None,
+    class_weights: ClassWeightsOption = None,
     views: Annotated[
         str | None,
         typer.Option(

@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from somaseg.cli.options import (
+    ANNOTATED,
+    ClassWeightsOption,
+    FormatOption,
+    ImagesOption,
+    data_config,
+)
+
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset
     from somaseg.experiments.fit import Fitted
@@ -12,11 +20,16 @@ if TYPE_CHECKING:
     from somaseg.experiments.store import DataConfig
 
 
+PLANNED = ("budget", "pretrain", "refit", "weights", "jobs", "seed", "format", "images")
+"""Options that make a plan; where one stands, it decides."""
+
+
 def fit(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Annotated images: a competition folder, COCO JSON, or images with label images.",
+            help=ANNOTATED,
             show_default=False,
         ),
     ] = None,
@@ -42,24 +55,20 @@ def fit(
             help="Other annotated images to train on first, such as LIVECell.", show_default=False
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
+    refit: Annotated[
+        bool,
         typer.Option(
-            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
-            show_default=False,
+            "--refit",
+            help="Train the chosen members on all images at the end: a smaller, faster model.",
         ),
-    ] = None,
+    ] = False,
+    weights: ClassWeightsOption = None,
     jobs: Annotated[
         int, typer.Option(min=0, help="Trainings side by side; 0: one a core, one a GPU.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
-    format: Annotated[
-        str, typer.Option(help="What DATA is: auto, competition, coco, labels.")
-    ] = "auto",
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
-    ] = None,
+    format: FormatOption = "auto",
+    images: ImagesOption = None,
 ) -> None:
     """Plan, cross-validate several families, tune, ensemble, score: all in one go.
 
@@ -75,7 +84,6 @@ def fit(
     from somaseg.experiments.fit import fit as carry_out
     from somaseg.experiments.outcome import write_outcome
     from somaseg.experiments.plan import read_plan
-    from somaseg.experiments.store import DataConfig
 
     stands = out / "plan.yaml"
     if resume and not stands.exists():
@@ -83,6 +91,7 @@ def fit(
             f"{stands}: not there, so there is nothing to resume; leave --resume out"
         )
     if resume or plan_file:
+        _refuse_planned(context, plan_file or stands)
         plan = read_plan(plan_file or stands)
         if plan_file and plan_file.resolve() != stands.resolve():
             _copy(plan_file, stands)
@@ -93,12 +102,9 @@ def fit(
             raise SomasegError(
                 f"{stands}: stands already; add --resume to go on with it, or give another --out"
             )
-        where = DataConfig(
-            path=str(data.resolve()),
-            format=format,  # type: ignore[arg-type]
-            images=str(images.resolve()) if images else None,
+        plan = _make(
+            data_config(data, format, images), out, budget, pretrain, refit, weights, jobs, seed
         )
-        plan = _make(where, out, budget, pretrain, weights, jobs, seed)
     if plan_only:
         typer.echo(f"{stands}: edit it, then run `somaseg fit --resume --out {out}`")
         return
@@ -120,11 +126,22 @@ def fit(
     )
 
 
+def _refuse_planned(context: typer.Context, plan: Path) -> None:
+    """Refuse options that a plan has decided already, rather than leave them out silently."""
+    from somaseg.errors import SomasegError
+
+    for name in PLANNED:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise SomasegError(f"--{name}: {plan} decides this; change it there")
+
+
 def _make(
     where: "DataConfig",
     out: Path,
     budget: str,
     pretrain: Path | None,
+    refit: bool,
     weights: str | None,
     jobs: int,
     seed: int,
@@ -140,7 +157,7 @@ def _make(
     from somaseg.experiments.hardware import find_hardware
     from somaseg.experiments.plan import candidates, make_plan, write_plan
     from somaseg.experiments.speed import seconds_per_step
-    from somaseg.experiments.store import DataConfig, load_annotated
+    from somaseg.experiments.store import load_annotated
     from somaseg.training.loop import default_threads
 
     seconds_given = parse_duration(budget)
@@ -157,7 +174,7 @@ def _make(
         name: seconds_per_step(name, dataset.samples, threads)
         for name in track(names, description="measuring speed", transient=True)
     }
-    other = DataConfig(path=str(pretrain.resolve())) if pretrain else None
+    other = data_config(pretrain, "auto", None) if pretrain else None
     if other is not None:
         load_annotated(other)  # what is wrong with it is told now, not after the planning
     planned = make_plan(
@@ -169,6 +186,7 @@ def _make(
         seed=seed,
         weights=class_weights,
         pretrain=other,
+        refit=refit,
     )
     write_plan(out / "plan.yaml", planned)
     for name, reason in planned.reasons.items():

@@ -78,22 +78,12 @@ class _Bars:
     """Progress of the images, and of the tiles of a large one."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress
+
+        from somaseg.cli.progress import bar_columns
 
         self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *bar_columns(),
             refresh_per_second=2,
             speed_estimate_period=300,
         )

@@ -5,12 +5,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from somaseg.cli.options import (
+    AnnotatedArgument,
+    ClassWeightsOption,
+    FoldsOption,
+    FoldViewsOption,
+    FormatOption,
+    FromOption,
+    ImagesOption,
+    StepsOption,
+    data_config,
+)
+
 if TYPE_CHECKING:
     from somaseg.experiments.search import Search
 
 
 def search(
-    data: Annotated[Path, typer.Argument(help="Annotated images.", show_default=False)],
+    data: AnnotatedArgument,
     space: Annotated[
         Path,
         typer.Option(
@@ -25,27 +37,14 @@ def search(
     model: Annotated[
         str, typer.Option("--model", "-m", help="The preset, or YAML file, that is varied.")
     ] = "flow_lite",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 3,
+    folds: FoldsOption = 3,
     jobs: Annotated[
         int, typer.Option(min=0, help="Trials at a time; 0: one a core, one a GPU.")
     ] = 0,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; without, the preset's.", show_default=False)
-    ] = None,
-    start_from: Annotated[
-        Path | None,
-        typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
-    ] = None,
-    views: Annotated[
-        str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
-    ] = "none",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
-            show_default=False,
-        ),
-    ] = None,
+    steps: StepsOption = None,
+    start_from: FromOption = None,
+    views: FoldViewsOption = "none",
+    weights: ClassWeightsOption = None,
     prune: Annotated[
         bool, typer.Option(help="End trials that fall behind the median after a fold.")
     ] = True,
@@ -54,13 +53,8 @@ def search(
         list[str] | None,
         typer.Option(help="Trackers of each trial: wandb, mlflow.", show_default=False),
     ] = None,
-    format: Annotated[
-        str, typer.Option(help="What DATA is: auto, competition, coco, labels.")
-    ] = "auto",
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
-    ] = None,
+    format: FormatOption = "auto",
+    images: ImagesOption = None,
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.
 
@@ -73,16 +67,12 @@ def search(
     from somaseg.experiments.execute import default_jobs
     from somaseg.experiments.search import Search, SearchConfig, run_search
     from somaseg.experiments.space import read_space
-    from somaseg.experiments.store import DataConfig, RunConfig
+    from somaseg.experiments.store import RunConfig
     from somaseg.models.registry import load_preset, validate
 
     preset = load_preset(model)
     base: dict[str, Any] = {
-        "data": DataConfig(
-            path=str(data.resolve()),
-            format=format,  # type: ignore[arg-type]
-            images=str(images.resolve()) if images else None,
-        ),
+        "data": data_config(data, format, images),
         "folds": folds,
         "seed": seed,
         "preset": model,

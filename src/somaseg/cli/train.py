@@ -5,24 +5,30 @@ from typing import Annotated, Any
 
 import typer
 
+from somaseg.cli.options import (
+    AnnotatedArgument,
+    ClassWeightsOption,
+    FoldsOption,
+    FoldViewsOption,
+    FormatOption,
+    FromOption,
+    ImagesOption,
+    StepsOption,
+    data_config,
+)
+
 RunOption = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the run; an unfinished one is taken up.")
 ]
 
 
 def train(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="Annotated images: a competition folder, COCO JSON, or images with label images.",
-            show_default=False,
-        ),
-    ],
+    data: AnnotatedArgument,
     out: RunOption = Path("run"),
     model: Annotated[
         str, typer.Option("--model", "-m", help="A preset (`somaseg models`) or your YAML file.")
     ] = "flow_lite",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 3,
+    folds: FoldsOption = 3,
     fold: Annotated[
         list[int] | None,
         typer.Option(
@@ -33,9 +39,7 @@ def train(
     jobs: Annotated[
         int, typer.Option(min=0, help="Folds at a time; 0: one a core, one a GPU.")
     ] = 0,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; without, the preset's.", show_default=False)
-    ] = None,
+    steps: StepsOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,10 +48,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    start_from: Annotated[
-        Path | None,
-        typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
-    ] = None,
+    start_from: FromOption = None,
     train_on: Annotated[
         Path | None,
         typer.Option(
@@ -59,28 +60,15 @@ def train(
     refit: Annotated[
         bool, typer.Option("--refit", help="Then train on all images, for predicting new ones.")
     ] = False,
-    views: Annotated[
-        str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
-    ] = "none",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
-            show_default=False,
-        ),
-    ] = None,
+    views: FoldViewsOption = "none",
+    weights: ClassWeightsOption = None,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
     log: Annotated[
         list[str] | None,
         typer.Option(help="tensorboard (default), wandb or mlflow.", show_default=False),
     ] = None,
-    format: Annotated[
-        str, typer.Option(help="What DATA is: auto, competition, coco, labels.")
-    ] = "auto",
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
-    ] = None,
+    format: FormatOption = "auto",
+    images: ImagesOption = None,
 ) -> None:
     """Cross-validate a model on annotated images, and score it on images it has not seen.
 
@@ -97,11 +85,7 @@ def train(
     class_weights = parse_weights(weights)
     preset = load_preset(model)
     fields: dict[str, Any] = {
-        "data": DataConfig(
-            path=str(data.resolve()),
-            format=format,  # type: ignore[arg-type]
-            images=str(images.resolve()) if images else None,
-        ),
+        "data": data_config(data, format, images),
         "folds": folds,
         "seed": seed,
         "preset": model,

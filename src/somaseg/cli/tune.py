@@ -5,18 +5,16 @@ from typing import Annotated
 
 import typer
 
+from somaseg.cli.options import (
+    ClassWeightsOption,
+)
+
 
 def tune(
     run: Annotated[
         Path, typer.Argument(help="A run with a finished fold at least.", show_default=False)
     ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
-            show_default=False,
-        ),
-    ] = None,
+    weights: ClassWeightsOption = None,
     search: Annotated[
         str | None,
         typer.Option(

@@ -37,13 +37,27 @@ def cross_validate(
         if not 0 <= fold < run.config.folds:
             raise SomasegError(f"fold {fold}: {run.folder} has folds 0 to {run.config.folds - 1}")
     folds: list[int | None] = [*chosen, *([None] if refit else [])]
-    tasks = [
-        (run.part(fold).name, [str(run.folder), "all" if fold is None else str(fold)])
-        for fold in folds
-        if not run.finished(fold)
-    ]
-    if tasks:
-        check_disk([(run, fold) for fold in folds if not run.finished(fold)], jobs)
+    train_parts([(run.part(fold).name, run, fold) for fold in folds], jobs, report)
+
+
+def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report: Report) -> None:
+    """Train folds, of one run or several, that are not finished.
+
+    Args:
+        parts: what a fold is called in reports, its run, its number (none: all images).
+        jobs: folds at a time.
+        report: told what the tasks tell.
+
+    Raises:
+        SomasegError: the disk is too small, or a task failed.
+    """
+    left = [(name, run, fold) for name, run, fold in parts if not run.finished(fold)]
+    if left:
+        check_disk([(run, fold) for _, run, fold in left], jobs)
+        tasks = [
+            (name, [str(run.folder), "all" if fold is None else str(fold)])
+            for name, run, fold in left
+        ]
         execute(tasks, jobs, report)
 
 

@@ -5,9 +5,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from somaseg.errors import SomasegError
 from somaseg.experiments.store import Run
-from somaseg.files import writing
+from somaseg.files import CannotWrite, writing
 from somaseg.models.base import ModelInfo, Network
 from somaseg.models.registry import build_model, parse_config
 
@@ -20,8 +19,8 @@ def check_disk(tasks: Sequence[tuple[Run, int | None]], jobs: int) -> None:
         jobs: tasks at a time.
 
     Raises:
-        CannotWrite: the folder of a run cannot be written to.
-        SomasegError: the disk is too small for the checkpoints and model files.
+        CannotWrite: the folder of a run cannot be written to, or the disk is too small for the
+            checkpoints and model files.
     """
     sizes = {}
     for run in {run.folder: run for run, _ in tasks}.values():
@@ -41,7 +40,7 @@ def check_disk(tasks: Sequence[tuple[Run, int | None]], jobs: int) -> None:
         total = bytes_needed + 8 * sum(here[-max(jobs, 1) :])
         free = shutil.disk_usage(places[disk]).free
         if free < total:
-            raise SomasegError(
+            raise CannotWrite(
                 f"{places[disk]}: training needs about {_megabytes(total)} for checkpoints and "
                 f"models, {_megabytes(free)} are free; free some space or choose another --out"
             )

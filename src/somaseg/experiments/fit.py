@@ -25,8 +25,8 @@ from somaseg.data.audit import Audit, audit
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
 from somaseg.experiments.choose import Choice, Chosen, choose, describe
-from somaseg.experiments.cross_validate import score_run
-from somaseg.experiments.execute import Report, execute
+from somaseg.experiments.cross_validate import score_run, train_parts
+from somaseg.experiments.execute import Report
 from somaseg.experiments.plan import Member, Plan
 from somaseg.experiments.store import DataConfig, Run, RunConfig
 from somaseg.experiments.tuning import RunScores
@@ -77,7 +77,8 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
         report: told what the trainings tell.
 
     Raises:
-        SomasegError: a training failed, or the folder holds another plan's runs.
+        SomasegError: a training failed, the disk is too small, or the folder holds another plan's
+            runs.
     """
     folder = Path(folder)
     if plan.pretrain is not None:
@@ -91,7 +92,11 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
         for run in runs.values()
     ]
     _train(tasks, plan.jobs, report)
-    return join_members(folder, plan, runs)
+    fitted = join_members(folder, plan, runs)
+    if plan.refit:
+        counts = fitted.chosen.choice.counts
+        _train([(run, None) for name, run in runs.items() if counts.get(name)], plan.jobs, report)
+    return fitted
 
 
 def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
@@ -155,18 +160,9 @@ def _run(folder: Path, plan: Plan, member: Member) -> Run:
     return Run.create(folder / "members" / member.name, config)
 
 
-def _train(tasks: list[tuple[Run, int | None]], jobs: int, report: Report) -> None:
-    waiting = [
-        (f"{run.folder.name} {run.part(fold).name}", [str(run.folder), _word(fold)])
-        for run, fold in tasks
-        if not run.finished(fold)
-    ]
-    if waiting:
-        execute(waiting, jobs, report)
-
-
-def _word(fold: int | None) -> str:
-    return "all" if fold is None else str(fold)
+def _train(parts: list[tuple[Run, int | None]], jobs: int, report: Report) -> None:
+    named = [(f"{run.folder.name} {run.part(fold).name}", run, fold) for run, fold in parts]
+    train_parts(named, jobs, report)
 
 
 def _described(chosen: Chosen) -> str:

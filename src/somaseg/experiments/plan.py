@@ -17,13 +17,13 @@ from somaseg.data.fingerprint import Fingerprint
 from somaseg.errors import SomasegError
 from somaseg.experiments.hardware import Hardware
 from somaseg.experiments.store import DataConfig
-from somaseg.files import write_text
+from somaseg.files import read_yaml, write_text
 from somaseg.models.registry import load_preset, parse_config, validate
 from somaseg.training.settings import TrainSettings
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
     # The most different families first: they err differently, which is what an ensemble lives on.
-    "cpu": ("flow_lite", "mask_rcnn_lite", "unet_lite"),
+    "cpu": ("flow_lite", "cascade_rcnn_lite", "unet_lite"),
     "gpu": ("flow_lite", "cascade_ms_rcnn_r50", "unet_r34", "pointrend_r50"),
 }
 TRAINING_SHARE = 0.85
@@ -65,6 +65,11 @@ class Plan(BaseModel):
     pretrain_share: float = Field(
         0.3, gt=0, le=1, description="steps on them, as a share of each member's steps"
     )
+    refit: bool = Field(
+        False,
+        description="train the chosen members on all images at the end: one model of each goes "
+        "into the bundle, instead of one a fold",
+    )
     methods: tuple[str, ...] = Field(
         ("nmw", "wbf", "nms"), description="ways to join the members; the best is kept"
     )
@@ -100,6 +105,7 @@ def make_plan(
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
     pretrain: DataConfig | None = None,
+    refit: bool = False,
 ) -> Planned:
     """Decide everything.
 
@@ -112,6 +118,7 @@ def make_plan(
         seed: of folds and training.
         weights: weight of each class in the score.
         pretrain: images to train on first.
+        refit: train the chosen members on all images at the end.
 
     Raises:
         SomasegError: too few images, or not even one member can be trained in the time.
@@ -135,7 +142,8 @@ def make_plan(
     )
     available = budget * TRAINING_SHARE * jobs
     considered = candidates(hardware)
-    chosen, factor = _choose(considered, seconds, available / folds)
+    trainings = folds + refit
+    chosen, factor = _choose(considered, seconds, available / trainings)
     minutes = available / 60
     reasons["members"] = (
         f"{len(chosen)} of {', '.join(considered)}: {minutes:.0f} minutes of training in "
@@ -150,6 +158,7 @@ def make_plan(
         reasons[f"members.{place}.training.steps"] = (
             f"{factor:.2f} × the preset's {training.steps}: "
             f"{steps * seconds[name] / 60:.0f} minutes for each of {folds} folds"
+            + (" and all images" if refit else "")
         )
         crop = _crop(training.crop, facts)
         if crop != training.crop:
@@ -173,6 +182,8 @@ def make_plan(
             )
     if pretrain is not None:
         reasons["pretrain"] = "given; every member is trained on it first, then on the data"
+    if refit:
+        reasons["refit"] = "given: a smaller, faster model; its score is still that of the folds"
     plan = Plan(
         data=data,
         folds=folds,
@@ -180,6 +191,7 @@ def make_plan(
         jobs=jobs,
         weights=dict(weights) if weights else None,
         pretrain=pretrain,
+        refit=refit,
         members=tuple(members),
     )
     return Planned(plan, reasons)
@@ -233,13 +245,7 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         SomasegError: no such file, not YAML, or a field that is wrong: it is named.
     """
-    path = Path(path)
-    try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise SomasegError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise SomasegError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    fields = read_yaml(path)
     plan = validate(Plan, fields if isinstance(fields, dict) else {}, str(path))
     for member in plan.members:
         parse_config(member.model, f"{path}: member {member.name}")

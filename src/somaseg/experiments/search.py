@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from somaseg.errors import SomasegError
 from somaseg.experiments.cross_validate import score_run
+from somaseg.experiments.disk import check_disk
 from somaseg.experiments.execute import Report, execute
 from somaseg.experiments.space import Choice
 from somaseg.experiments.store import Run, RunConfig
@@ -248,6 +249,7 @@ class Search:
         from optuna.trial import TrialState
 
         run = Run.create(self.folder / f"trial{trial.number}", config)
+        check_disk([(run, fold) for fold in range(config.folds) if not run.finished(fold)], 1)
         dataset = run.dataset()
         score = 0.0
         for fold in range(config.folds):

@@ -27,6 +27,8 @@ from somaseg.instances import Instances
 from somaseg.models.registry import parse_config, validate
 from somaseg.training.settings import TrainSettings
 
+FOLDS = "folds.json"
+
 
 class DataConfig(BaseModel):
     """Where the data are."""
@@ -88,13 +90,13 @@ class Run:
                     "give another --out, or the same options to go on with it"
                 )
             return run
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not _unused(folder):
             raise SomasegError(f"{folder}: exists and is no run; give another --out")
         dataset = load_annotated(config.data)
         if config.train_on is not None:
             learn_from(dataset, config.train_on)  # what is wrong with it is told now
         folds = make_folds(dataset, config.folds, config.seed)
-        save_folds(folder / "folds.json", folds)
+        save_folds(folder / FOLDS, folds)
         # The config is written last: a folder with it is a whole run.
         write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         return cls(folder, config)
@@ -128,7 +130,7 @@ class Run:
         Raises:
             SomasegError: the data set has changed since.
         """
-        return load_folds(self.folder / "folds.json", dataset)
+        return load_folds(self.folder / FOLDS, dataset)
 
     def training_samples(self, dataset: Dataset, fold: int | None) -> list[Sample]:
         """Images that the model of a fold (none: of all images) learns from.
@@ -212,6 +214,13 @@ class Run:
         """Read ``scores.json``."""
         scores: dict[str, Any] = read_json(self.folder / "scores.json")
         return scores
+
+
+def _unused(folder: Path) -> bool:
+    """Whether a folder is empty, or a run's that was killed before its config was written."""
+    return folder.is_dir() and all(
+        path.name == FOLDS or path.name.startswith(f".{FOLDS}.") for path in folder.iterdir()
+    )
 
 
 def load_annotated(data: DataConfig) -> Dataset:

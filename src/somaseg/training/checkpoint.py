@@ -50,6 +50,27 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, State], dict[str, Any]]
         ) from error
 
 
+def take_up(path: Path, settings: dict[str, Any]) -> tuple[dict[str, State], dict[str, Any]] | None:
+    """Read the checkpoint of a training that was interrupted; none if there is none.
+
+    Args:
+        path: of the checkpoint.
+        settings: of the training, as its progress holds them under ``settings``.
+
+    Raises:
+        SomasegError: truncated, or of a training with other settings.
+    """
+    if not path.exists():
+        return None
+    states, progress = load_checkpoint(path)
+    if progress["settings"] != settings:
+        raise SomasegError(
+            f"{path}: was made with other training settings; "
+            "give another --out, or delete the fold's folder to start again"
+        )
+    return states, progress
+
+
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Move the tensors out of nested containers; in their places stand their names."""
     if isinstance(value, Tensor):

@@ -11,7 +11,7 @@ import torch
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.models.base import Estimator, Model, Network, Table
-from somaseg.training.checkpoint import load_checkpoint, save_checkpoint
+from somaseg.training.checkpoint import save_checkpoint, take_up
 from somaseg.training.logs import Loggers, Progress
 from somaseg.training.loop import CHECKPOINT, METRICS, MetricsFile, Trained, train_network
 from somaseg.training.settings import TrainSettings
@@ -73,13 +73,8 @@ def fit_estimator(
     began, began_cpu = time.monotonic(), time.process_time()
     table: Table = {}
     start, spent, spent_cpu = 0, 0.0, 0.0
-    if path.exists():
-        saved, note = load_checkpoint(path)
-        if note["settings"] != fields:
-            raise SomasegError(
-                f"{path}: was made with other training settings; "
-                "give another --out, or delete the fold's folder to start again"
-            )
+    if begun := take_up(path, fields):
+        saved, note = begun
         table = {name: column.numpy() for name, column in saved["table"].items()}
         model.take_parts({name: part.numpy().tobytes() for name, part in saved["parts"].items()})
         start, spent, spent_cpu = note["step"], note["seconds"], note["cpu_seconds"]

@@ -22,7 +22,7 @@ from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_text, writing
 from somaseg.models.base import Batch, Network
-from somaseg.training.checkpoint import load_checkpoint, save_checkpoint
+from somaseg.training.checkpoint import save_checkpoint, take_up
 from somaseg.training.logs import Loggers, Progress, Row
 from somaseg.training.settings import TrainSettings
 
@@ -108,13 +108,8 @@ def train_network(
     }
     start, spent, spent_cpu = 0, 0.0, 0.0
     metrics = MetricsFile(folder / METRICS)
-    if (folder / CHECKPOINT).exists():
-        saved, note = load_checkpoint(folder / CHECKPOINT)
-        if note["settings"] != settings.model_dump(mode="json"):
-            raise SomasegError(
-                f"{folder / CHECKPOINT}: was made with other training settings; "
-                "give another --out, or delete the fold's folder to start again"
-            )
+    if begun := take_up(folder / CHECKPOINT, settings.model_dump(mode="json")):
+        saved, note = begun
         for name, part in states.items():
             part.load_state_dict(saved[name])
         start, spent, spent_cpu = note["step"], note["seconds"], note["cpu_seconds"]

@@ -1,0 +1,54 @@
+"""Options that several commands share: one name, one meaning, one help text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from somaseg.experiments.store import DataConfig
+
+ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with label images."
+
+AnnotatedArgument = Annotated[Path, typer.Argument(help=ANNOTATED, show_default=False)]
+
+FormatOption = Annotated[str, typer.Option(help="What DATA is: auto, competition, coco, labels.")]
+
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the images, if they lie elsewhere.", show_default=False),
+]
+
+ClassWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Weight of each class in the score, e.g. cort=320,shsy5y=155,astro=131.",
+        show_default=False,
+    ),
+]
+
+FoldsOption = Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")]
+
+StepsOption = Annotated[
+    int | None, typer.Option(help="Training steps; without, the preset's.", show_default=False)
+]
+
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
+]
+
+FoldViewsOption = Annotated[
+    str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
+]
+
+
+def data_config(data: Path, format: str, images: Path | None) -> "DataConfig":
+    """Where the data are, by paths that hold from any folder."""
+    from somaseg.experiments.store import DataConfig
+
+    return DataConfig(
+        path=str(data.resolve()),
+        format=format,  # type: ignore[arg-type]
+        images=str(images.resolve()) if images else None,
+    )
