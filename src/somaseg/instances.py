@@ -384,6 +384,13 @@ class Instances:
         by_class = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
         return f"Instances({len(self)} {kind}in {width} x {height}; {by_class or 'none'})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the masks, drawn small, and their counts."""
+        # Imported here: report stands above, and only notebooks need it.
+        from somaseg.report.notebook import instances_html
+
+        return instances_html(self)
+
     def _selected(self, flat: Flat, rows: Ints | slice, **fields: Any) -> Self:
         """``rows`` with these masks; not checked again: what is made of sound rows is sound."""
         made = object.__new__(type(self))

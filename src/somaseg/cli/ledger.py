@@ -167,17 +167,9 @@ def _print_agreement(
 ) -> None:
     from rich.markup import escape
 
-    parts = [f"{result.n} entries have CV and a {board} score"]
-    for name, r in (("Pearson", result.pearson), ("Spearman", result.spearman)):
-        if r:
-            parts.append(f"{name} {r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}]")
-    spread = "" if result.gap_spread is None else f" ± {result.gap_spread:.3f}"
-    parts.append(f"gap {board} − CV {result.gap:+.3f}{spread}")
-    if result.slope is not None:
-        parts.append(
-            f"{board} ≈ {result.intercept:.3f} {result.slope:+.2f} · CV (± {result.residual:.3f})"
-        )
-    console.print(escape("; ".join(parts)))
+    from somaseg.report.agreement import agreement_text
+
+    console.print(escape(agreement_text(board, result)))
     pairs = ledger.pairs(board)
     for i in result.outliers:
         entry, cv, score = pairs[i]

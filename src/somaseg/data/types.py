@@ -129,6 +129,13 @@ class Dataset:
         names = ", ".join(self.names)
         return f"Dataset({len(self)} images, {cells} instances of {names or 'no class'})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counts by class, and some images with outlines."""
+        # Imported here: report stands above data, and only notebooks need it.
+        from somaseg.report.notebook import dataset_html
+
+        return dataset_html(self)
+
     @property
     def ids(self) -> list[str]:
         """The images' ids, in order."""

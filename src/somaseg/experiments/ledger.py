@@ -114,8 +114,12 @@ class Ledger:
         return agreement(cv, scores)
 
 
-def read_ledger(folder: str | Path) -> Ledger:
+def read_ledger(folder: str | Path, depth: int | None = None) -> Ledger:
     """Read all runs below a folder, and its ``ledger.csv``.
+
+    Args:
+        folder: that holds runs.
+        depth: of folders that are looked into; all by default.
 
     Raises:
         SomasegError: no such folder, or a ``ledger.csv`` with a row that is not valid.
@@ -125,7 +129,7 @@ def read_ledger(folder: str | Path) -> Ledger:
         raise SomasegError(f"{folder}: no such folder; give one that holds runs")
     problems: list[str] = []
     found = []
-    for path in _find_runs(folder):
+    for path in _find_runs(folder, depth):
         try:
             found.append((path, _read_config(path), _read_scores(path), _read_results(path)))
         except SomasegError as error:
@@ -281,9 +285,11 @@ def export_rows(ledger: Ledger, path: str | Path) -> int:
     return len(rows)
 
 
-def _find_runs(folder: Path) -> Iterator[Path]:
+def _find_runs(folder: Path, depth: int | None) -> Iterator[Path]:
     for place, inside, _ in os.walk(folder):
         run = _is_run(Path(place))
+        if depth is not None and len(Path(place).relative_to(folder).parts) >= depth:
+            inside.clear()
         # A run may hold other runs (a search its trials), but none among its own parts.
         inside[:] = sorted(
             n for n in inside if not (n.startswith(".") or (run and _INSIDE_A_RUN.fullmatch(n)))

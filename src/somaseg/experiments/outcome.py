@@ -1,18 +1,21 @@
 """What an experiment leaves to use and to look at: the bundle and the page."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from somaseg.errors import SomasegError
 from somaseg.experiments.choose import describe
 from somaseg.experiments.fit import Fitted, member_runs
+from somaseg.experiments.ledger import BOARDS, read_ledger
 from somaseg.experiments.load import BUNDLE
 from somaseg.experiments.plan import Plan
 from somaseg.experiments.store import Run
 from somaseg.experiments.tuning import curves_figure, has_one_class
 from somaseg.inference.bundle import Bundle, BundleMember, save_bundle
 from somaseg.models.registry import load_model
-from somaseg.report.experiment import ExperimentPage, MemberPage, write_experiment
+from somaseg.report.experiment import ExperimentPage, LedgerPage, MemberPage, write_experiment
 from somaseg.settle import dump_settings
 from somaseg.settle.tune import tune
 from somaseg.training.loop import METRICS
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from somaseg.data.types import Dataset
 
 REPORT = "report.html"
+
+_LEDGER_DEPTH = 3  # runs, their members, a search's trials
 
 
 def write_outcome(folder: str | Path, plan: Plan, fitted: Fitted) -> None:
@@ -96,5 +101,39 @@ def write_page(
         found=chosen.found,
         settings=chosen.choice.settings,
         tuning=curves_figure(tune(joined, dataset, folds, has_one_class(dataset))),
+        ledger=ledger_page(path.parent),
     )
     write_experiment(path, page)
+
+
+def ledger_page(run: Path) -> LedgerPage:
+    """Compare CV and leaderboard of the runs beside a run, as ``somaseg ledger`` there does.
+
+    A broken ledger is told on the page: it stops no experiment.
+    """
+    here = run.resolve()
+    name = shlex.quote(str(run))
+    add, again = f"somaseg ledger add {name} --public …", f"somaseg fit --resume --out {name}"
+    shown = f"{here.parent.name}/"
+    try:
+        # Not deeper: what else lies beside the run may be a whole disk.
+        ledger = read_ledger(here.parent, _LEDGER_DEPTH)
+    except Exception as error:  # whatever others left there, this run's page is written
+        reason = str(error) if isinstance(error, SomasegError) else repr(error)
+        return LedgerPage(shown, add, again, {}, notes=[f"The ledger cannot be read: {reason}"])
+    own, boards, current = f"{here.name} (this run)", {}, None
+    for board in BOARDS:
+        found = ledger.agreement(board)
+        if found is None or found.n < 2:
+            continue
+        points = []
+        for entry, cv, score in ledger.pairs(board):
+            mine = entry.folder == here
+            current = own if mine else current
+            points.append((own if mine else entry.name, cv, score))
+        boards[str(board)] = (points, found)
+    kind = "nested out-of-fold mAP, " + (
+        "weighted by class" if ledger.weighted else "mean over images"
+    )
+    # What is odd about runs that are not drawn is of no interest here.
+    return LedgerPage(shown, add, again, boards, current, kind, ledger.problems if boards else ())

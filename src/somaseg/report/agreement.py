@@ -1,4 +1,4 @@
-"""A picture of CV against the leaderboard."""
+"""CV against the leaderboard, as a picture and in words."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,16 +14,34 @@ Points = Sequence[tuple[str, float, float]]
 """Name, CV and leaderboard score of each entry."""
 
 
-def agreement_figure(boards: Mapping[str, tuple[Points, Agreement]], cv: str = "CV") -> "Figure":
+def agreement_text(board: str, found: Agreement) -> str:
+    """Say how CV and a board go together, in one line; warnings are apart (``found.warnings``)."""
+    parts = [f"{found.n} entries have CV and a {board} score"]
+    for name, r in (("Pearson", found.pearson), ("Spearman", found.spearman)):
+        if r:
+            parts.append(f"{name} {r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}]")
+    spread = "" if found.gap_spread is None else f" ± {found.gap_spread:.3f}"
+    parts.append(f"gap {board} − CV {found.gap:+.3f}{spread}")
+    if found.slope is not None:
+        parts.append(
+            f"{board} ≈ {found.intercept:.3f} {found.slope:+.2f} · CV (± {found.residual:.3f})"
+        )
+    return "; ".join(parts)
+
+
+def agreement_figure(
+    boards: Mapping[str, tuple[Points, Agreement]], cv: str = "CV", current: str | None = None
+) -> "Figure":
     """Draw the leaderboard's scores over CV, one panel a board.
 
     The grey line is where both are the same, the orange one the least-squares line; entries far
-    off the robust line are ringed. They, and all entries where there are few, have a number and
-    their name below.
+    off the robust line are ringed, the current one is a star. They, and all entries where there are
+    few, have a number and their name below.
 
     Args:
         boards: for each board its points, one or more, and what was computed of them.
         cv: name of the horizontal axis.
+        current: name of the entry to mark, if it is among the points.
     """
     from matplotlib.figure import Figure
 
@@ -42,12 +60,18 @@ def agreement_figure(boards: Mapping[str, tuple[Points, Agreement]], cv: str = "
             )
         for i in found.outliers:
             axes.scatter(x[i], y[i], s=110, facecolors="none", edgecolors="C3", zorder=4)
-        named = range(len(points)) if len(points) <= _NAMED else found.outliers
+        mine = [i for i, name in enumerate(names) if name == current]
+        if mine:
+            at = [x[i] for i in mine], [y[i] for i in mine]
+            axes.scatter(*at, s=170, marker="*", color="C2", zorder=5, label="this run")
+        few = len(points) <= _NAMED
+        named = range(len(points)) if few else sorted({*found.outliers, *mine})
         for number, i in enumerate(named, 1):
             axes.annotate(f"{number}", (x[i], y[i]), (5, 5), textcoords="offset points", fontsize=9)
         key = "\n".join(f"{number}  {names[i]}" for number, i in enumerate(named, 1))
         r = f", r = {found.pearson.value:+.2f}" if found.pearson else ""
-        axes.set_xlabel(f"{cv}\n\n{key}" if key else cv, fontsize=9)
+        # A name may hold a dollar, which must not begin a formula.
+        axes.set_xlabel(f"{cv}\n\n{key}" if key else cv, fontsize=9, parse_math=False)
         axes.set(ylabel=f"{board} leaderboard", title=f"{found.n} entries{r}")
         axes.margins(0.15)
         axes.locator_params(axis="x", nbins=5)

@@ -10,9 +10,11 @@ import numpy as np
 
 from somaseg.data.types import Dataset
 from somaseg.evaluation import CompetitionScore, compare
+from somaseg.evaluation.agreement import Agreement
 from somaseg.evaluation.explain import CAUSES, Losses, explain_score
 from somaseg.files import write_text
 from somaseg.instances import Instances
+from somaseg.report.agreement import Points, agreement_figure, agreement_text
 from somaseg.report.eda import data_sections
 from somaseg.report.html import png_uri, render, svg_uri
 from somaseg.report.overlays import side_by_side
@@ -55,6 +57,29 @@ class MemberPage:
 
 
 @dataclass(frozen=True)
+class LedgerPage:
+    """What the page shows of CV against the leaderboard.
+
+    Attributes:
+        folder: whose runs are compared.
+        add, again: commands that record a score of this run, and that write its page again.
+        boards: for each board of which two or more runs have a score: name, CV and score of each,
+            and how they go together.
+        current: name of this run among them, if it is.
+        kind: what CV is, in a few words.
+        notes: what could not be read or compared, one sentence each.
+    """
+
+    folder: str
+    add: str
+    again: str
+    boards: Mapping[str, tuple[Points, Agreement]]
+    current: str | None = None
+    kind: str = ""
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ExperimentPage:
     """All that the page of an experiment is made of.
 
@@ -68,7 +93,7 @@ class ExperimentPage:
         found: final out-of-fold predictions by image id, those of the nested score.
         settings: tuned, by class name.
         tuning: curves of the tuned settings, drawn; none without.
-        ledger: CV against leaderboard, drawn; none without entries.
+        ledger: CV against leaderboard; without, nothing is said of it.
     """
 
     title: str
@@ -81,7 +106,7 @@ class ExperimentPage:
     found: Mapping[str, Instances]
     settings: Settle
     tuning: "Figure | None" = None
-    ledger: "Figure | None" = None
+    ledger: LedgerPage | None = None
 
 
 def write_experiment(path: str | Path, page: ExperimentPage, *, pictures: int = 2) -> None:
@@ -115,9 +140,7 @@ def write_experiment(path: str | Path, page: ExperimentPage, *, pictures: int = 
         ]
         if page.tuning is not None
         else [],
-        ledger=_shown(page.ledger, "Ledger", "Each dot is a run with both scores.")
-        if page.ledger is not None
-        else None,
+        ledger=_ledger(page.ledger) if page.ledger is not None else None,
         **data,
     )
     write_text(path, html)
@@ -204,6 +227,35 @@ def _settings(settings: Settle) -> dict[str, Any]:
 
 
 # Charts.
+
+
+def _ledger(ledger: LedgerPage) -> dict[str, Any]:
+    if not ledger.boards:
+        return {"chart": None, "facts": [], "warnings": [], **_advice(ledger)}
+    figure = agreement_figure(ledger.boards, current=ledger.current)
+    facts, warnings = [], []
+    for board, (points, found) in ledger.boards.items():
+        facts.append(agreement_text(board, found) + ".")
+        facts += [
+            f"{points[i][0]} stands out (CV {points[i][1]:.3f}, {board} {points[i][2]:.3f})."
+            for i in found.outliers
+        ]
+        warnings += [f"{board}: {warning}" for warning in found.warnings]
+    caption = f"Each dot is an entry in {ledger.folder} with both scores. CV: {ledger.kind}."
+    return {
+        "chart": _shown(figure, "CV against the leaderboard", caption),
+        "facts": facts,
+        "warnings": warnings,
+        **_advice(ledger),
+    }
+
+
+def _advice(ledger: LedgerPage) -> dict[str, Any]:
+    """Say what is missing, if anything, and the commands that mend it."""
+    missing = "" if ledger.current else "This run is not among them"
+    if not ledger.boards:
+        missing = f"No two runs in {ledger.folder} have both CV and a leaderboard score"
+    return {"missing": missing, "add": ledger.add, "again": ledger.again, "notes": ledger.notes}
 
 
 def _losses(page: ExperimentPage) -> list[Chart]:
