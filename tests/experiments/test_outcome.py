@@ -2,7 +2,7 @@
 
 import json
 
-from somaseg.experiments.ledger import add_result
+from somaseg.experiments.ledger import add_result, read_ledger
 from somaseg.experiments.outcome import ledger_page
 from tests.experiments.test_ledger import LOG, write_run
 
@@ -62,4 +62,6 @@ def test_too_few_scores_or_a_broken_ledger_stop_nothing(tmp_path, monkeypatch):
 
     (tmp_path / "ledger.csv").unlink()
     (other / "scores.json").write_text(json.dumps({"nested": {"map": 1}, "training": {}}))
-    assert "cannot be read: KeyError" in ledger_page(run).notes[0]
+    assert ledger_page(run).boards == {}
+    (problem,) = [p for p in read_ledger(tmp_path).problems if "incomplete" in p]
+    assert f"{other / 'scores.json'}: incomplete (KeyError" in problem

@@ -147,7 +147,14 @@ def read_ledger(folder: str | Path, depth: int | None = None) -> Ledger:
         name = path.relative_to(folder).as_posix()
         if name == ".":
             name = folder.resolve().name
-        entry = _entry(name, path, config, scores, results, figure)
+        try:
+            entry = _entry(name, path, config, scores, results, figure)
+        except (KeyError, TypeError, AttributeError) as error:
+            problems.append(
+                f"left out: {path / 'scores.json'}: incomplete ({error!r}); write it again with "
+                f"`somaseg tune {path}`"
+            )
+            continue
         then = entry.paired.get("public", entry.cv)
         if entry.cv is not None and then is not None and abs(entry.cv - then) > 1e-9:
             problems.append(

@@ -118,9 +118,8 @@ def ledger_page(run: Path) -> LedgerPage:
     try:
         # Not deeper: what else lies beside the run may be a whole disk.
         ledger = read_ledger(here.parent, _LEDGER_DEPTH)
-    except Exception as error:  # whatever others left there, this run's page is written
-        reason = str(error) if isinstance(error, SomasegError) else repr(error)
-        return LedgerPage(shown, add, again, {}, notes=[f"The ledger cannot be read: {reason}"])
+    except SomasegError as error:  # whatever others left there, this run's page is written
+        return LedgerPage(shown, add, again, {}, notes=[f"The ledger cannot be read: {error}"])
     own, boards, current = f"{here.name} (this run)", {}, None
     for board in BOARDS:
         found = ledger.agreement(board)
