@@ -59,3 +59,23 @@ def test_help_needs_no_model():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_card_of_the_shipped_model_tells_data_licence_and_score():
+    facts = yaml.safe_load(run("--card"))
+    assert "Sartorius" in facts["data"]
+    assert "non-commercial" in facts["licence"]
+    assert "out of fold" in facts["scores"]
+    assert set(facts["settings"]) == {"astro", "cort", "shsy5y"}
+    assert json.loads(run("--card", "--json")) == facts
+
+
+def test_a_card_of_what_is_not_there():
+    done = subprocess.run(
+        [sys.executable, "-m", "somaseg", "models", "nothing.safetensors", "--card"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nothing.safetensors: no such model or run" in done.stderr

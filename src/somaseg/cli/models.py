@@ -14,6 +14,14 @@ def models(
         str | None,
         typer.Argument(help="A preset: print its whole config, explained.", show_default=False),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="NAME is a model file or a run; without it, the model that comes with somaseg: "
+            "print its data, licence, score, members and settings.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """List the model families and their presets: size, memory, and what each is good for.
@@ -26,6 +34,19 @@ def models(
 
     from somaseg.experiments.presets import describe_preset, list_families, list_presets
 
+    if card:
+        from somaseg.experiments.load import describe_model
+
+        facts = describe_model(name)
+        if as_json:
+            typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
+        else:
+            import yaml
+
+            typer.echo(
+                yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip()
+            )
+        return
     if name is not None:
         text = describe_preset(name)
         if as_json:

@@ -2,6 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from somaseg.errors import SomasegError
 from somaseg.experiments.store import Run
@@ -9,6 +10,7 @@ from somaseg.files import read_json
 from somaseg.inference.bundle import is_bundle, load_bundle
 from somaseg.inference.predict import TILE
 from somaseg.inference.segmenter import Segmenter
+from somaseg.models.base import read_model_file
 from somaseg.settle import parse_settings
 from somaseg.settle.rescore import Rescorer
 
@@ -45,15 +47,7 @@ def load_segmenter(
     Raises:
         SomasegError: no such run or model, or not whole.
     """
-    path = shipped_model() if model is None else Path(model)
-    if not path.exists():
-        raise SomasegError(f"{path}: no such model or run")
-    if path.is_dir() and (path / "plan.yaml").exists():
-        path = path / BUNDLE
-        if not path.exists():
-            raise SomasegError(
-                f"{path}: not there yet; run `somaseg fit --resume --out {path.parent}` to finish"
-            )
+    path = _find(model)
     if path.is_dir():
         run = Run.open(path)
         tuned = path / "settle.json"
@@ -68,3 +62,54 @@ def load_segmenter(
     if is_bundle(path):
         return Segmenter.of_bundle(load_bundle(path), views, tile, overlap)
     return Segmenter.load([path], views=views or "none", tile=tile, overlap=overlap)
+
+
+def describe_model(model: str | Path | None = None) -> dict[str, Any]:
+    """Tell what a model is: its card (data, licence, scores), classes, parts and tuned settings.
+
+    Args:
+        model: as for :func:`load_segmenter`; of a run its first model speaks for the others.
+
+    Raises:
+        SomasegError: no such model, or not whole.
+    """
+    path = _find(model)
+    if path.is_dir():
+        path = Run.open(path).model_paths()[0]
+    if is_bundle(path):
+        bundle = load_bundle(path)
+        members = [
+            {
+                "name": member.name,
+                "weight": member.weight,
+                "views": member.views,
+                "models": len(member.models),
+                "parameters": sum(one.parameter_count for one in member.models),
+            }
+            for member in bundle.members
+        ]
+        joined = {"members": members, "joined by": bundle.method, "settings": bundle.settle}
+        return {"file": path.name, **bundle.card, **joined}
+    config, info, tensors = read_model_file(path)
+    facts = {
+        "family": config["family"],
+        "classes": list(info.names),
+        "diameter": round(info.diameter, 1),
+        "values": sum(tensor.numel() for tensor in tensors.values()),
+        "settings": info.settle,
+    }
+    return {"file": path.name, **info.card, **facts}
+
+
+def _find(model: str | Path | None) -> Path:
+    """A model file, bundle or run, for what a user has given."""
+    path = shipped_model() if model is None else Path(model)
+    if not path.exists():
+        raise SomasegError(f"{path}: no such model or run")
+    if path.is_dir() and (path / "plan.yaml").exists():
+        path = path / BUNDLE
+        if not path.exists():
+            raise SomasegError(
+                f"{path}: not there yet; run `somaseg fit --resume --out {path.parent}` to finish"
+            )
+    return path
