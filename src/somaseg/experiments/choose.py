@@ -14,7 +14,7 @@ from somaseg.evaluation import CompetitionScore, compare, competition_score
 from somaseg.experiments.tuning import has_one_class, settle_all
 from somaseg.instances import Instances
 from somaseg.settle import Settle
-from somaseg.settle.tune import tune
+from somaseg.settle.tune import Tuned, tune
 
 Predictions = Mapping[str, Instances]
 
@@ -91,21 +91,41 @@ def choose(
         weights: weight of each class in the score that decides.
     """
     one_class = has_one_class(dataset)
-    considered = _consider(members, dataset, folds, methods, weights, one_class)
+    candidates = _candidates(members, dataset, folds, methods, weights, one_class)
+    done: dict[tuple[str | None, tuple[tuple[str, int], ...]], tuple[Predictions, Tuned]] = {}
+
+    def joined(way: str | None, counts: Mapping[str, int]) -> tuple[Predictions, Tuned]:
+        """Join and tune once: what is tuned without each fold is found on the way."""
+        key = (way, tuple(counts.items()))
+        if key not in done:
+            raw = join(members, counts, way)
+            done[key] = raw, tune(raw, dataset, folds, one_class)
+        return done[key]
+
+    def consider(fold: int | None) -> list[Choice]:
+        """Tune and score what may be chosen without a fold (none: on all images)."""
+        seen = [name for name in dataset.ids if folds[name] != fold]
+        truth = dataset.subset(seen)
+        out = []
+        for way, counts in candidates[fold]:
+            found, tuned = joined(way, counts)
+            settings = tuned.settings if fold is None else tuned.nested[fold]
+            raw = {name: found[name] for name in seen}
+            final = settle_all(raw, dict.fromkeys(raw, settings), one_class)
+            score = competition_score(compare(truth, final), weights=weights)
+            out.append(Choice(way, counts, settings, score.weighted or score.map))
+        return out
+
+    considered = consider(None)
     choice = max(considered, key=lambda one: one.score)
     by_fold: dict[int, Choice] = {}
     settled: dict[str, Instances] = {}
     for fold in sorted(set(folds.values())):
-        seen = [name for name in dataset.ids if folds[name] != fold]
-        held = [name for name in dataset.ids if folds[name] == fold]
-        parts = {k: {name: found[name] for name in seen} for k, found in members.items()}
-        best = max(
-            _consider(parts, dataset.subset(seen), folds, methods, weights, one_class),
-            key=lambda one: one.score,
-        )
+        best = max(consider(fold), key=lambda one: one.score)
         by_fold[fold] = best
-        joined = best.join({k: {i: found[i] for i in held} for k, found in members.items()})
-        settled |= settle_all(joined, dict.fromkeys(held, best.settings), one_class)
+        raw, _ = joined(best.method, best.counts)
+        held = {name: raw[name] for name in dataset.ids if folds[name] == fold}
+        settled |= settle_all(held, dict.fromkeys(held, best.settings), one_class)
     final = settle_all(choice.join(members), dict.fromkeys(dataset.ids, choice.settings), one_class)
     return Chosen(
         choice,
@@ -123,35 +143,33 @@ def describe(choice: Choice) -> str:
     return members if choice.method is None else f"{choice.method} of {members}"
 
 
-def _consider(
+def _candidates(
     members: Mapping[str, Predictions],
     dataset: Dataset,
     folds: Mapping[str, int],
     methods: Sequence[str],
     weights: Mapping[str, float] | None,
     one_class: bool,
-) -> list[Choice]:
-    """All candidates, tuned and scored on the data set's images: single members, then methods."""
-    candidates: list[tuple[str | None, dict[str, int]]] = [(None, {name: 1}) for name in members]
-    if len(members) > 1:
-        for method in methods:
-            selection = select(
-                members,
-                dataset,
-                folds,
-                Fusion.model_validate({"method": method}),
-                one_class=one_class,
-                class_weights=weights,
-                nested=False,  # each fold's choice is made by calling this without it
-            )
-            counts = {name: count for name, count in selection.counts.items() if count}
+) -> dict[int | None, list[tuple[str | None, dict[str, int]]]]:
+    """What may be chosen without each fold, and (none) on all images: way and weights of members.
+
+    Every single member, and for each method the members that are selected by the images seen.
+    """
+    alone: list[tuple[str | None, dict[str, int]]] = [(None, {name: 1}) for name in members]
+    every: list[int | None] = [None, *sorted(set(folds.values()))]
+    out = {fold: list(alone) for fold in every}
+    for method in methods if len(members) > 1 else ():
+        selection = select(
+            members,
+            dataset,
+            folds,
+            Fusion.model_validate({"method": method}),
+            one_class=one_class,
+            class_weights=weights,
+        )
+        for fold in every:
+            chosen = selection.counts if fold is None else selection.nested[fold]
+            counts = {name: count for name, count in chosen.items() if count}
             if len(counts) > 1:
-                candidates.append((method, counts))
-    out = []
-    for way, counts in candidates:
-        joined = join(members, counts, way)
-        settings = tune(joined, dataset, folds, one_class).settings
-        final = settle_all(joined, dict.fromkeys(joined, settings), one_class)
-        score = competition_score(compare(dataset, final), weights=weights)
-        out.append(Choice(way, counts, settings, score.weighted or score.map))
+                out[fold].append((method, counts))
     return out
