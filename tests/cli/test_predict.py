@@ -28,11 +28,11 @@ def run(*arguments):
 
 
 def test_tiles_and_whole_image_agree_with_the_model_that_comes_along():
-    """94 pixels of an image are 160 of the network: tiles lie on its grid as the whole does."""
+    """Tiles lie on the grid of the network, as the whole does."""
     image = make_image("cort", 4, (376, 376))[0]
     whole = load_segmenter(tile=512)(image)
     segmenter = load_segmenter(tile=290, overlap=60)
-    assert segmenter.predictor.grid(image.shape).shape == (282, 282)
+    assert len(segmenter.predictor.grid(image.shape)) == 4
     tiled = segmenter(image)
     hits = int((Overlaps.between(whole, tiled).matches((75,))[0] >= 0).sum())
     assert len(whole) >= 8
