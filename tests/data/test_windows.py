@@ -48,6 +48,13 @@ def test_parts_prepared_with_the_levels_of_the_whole_are_parts_of_the_prepared_w
         assert np.array_equal(prepare_image(image[:, :7], levels), whole[:, :7])
 
 
+def test_levels_too_near_for_float32_make_a_flat_image():
+    image = np.full((9, 33), 1e-45, np.float32)
+    image[0, :9] = 0
+    assert not prepare_image(image).any()
+    assert not prepare_image(image[1:], windows.find_levels(image)).any()
+
+
 def test_levels_name_what_is_wrong():
     image = np.zeros((4, 5), np.float32)
     image[2, 3] = np.nan

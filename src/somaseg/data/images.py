@@ -206,9 +206,11 @@ def stretch(gray: npt.NDArray[np.float32], bottom: float, top: float) -> npt.NDA
         bottom: value that becomes 0.
         top: value that becomes 1.
     """
-    if top <= bottom:
+    # Of the smallest floats the difference can vanish in float32 though the two differ.
+    spread = np.float32(top - bottom)
+    if spread <= 0:
         return np.zeros(gray.shape, np.float32)
-    return (gray.astype(np.float32) - np.float32(bottom)) / np.float32(top - bottom)
+    return (gray.astype(np.float32) - np.float32(bottom)) / spread
 
 
 def _decode(path: Path) -> npt.NDArray[Any]:
