@@ -50,9 +50,7 @@ def test_parts_prepared_with_the_levels_of_the_whole_are_parts_of_the_prepared_w
 
 def test_levels_too_near_for_float32_make_a_flat_image():
     image = np.full((9, 33), 1e-45, np.float32)
-    image[0, :9] = 0
-    assert not prepare_image(image).any()
-    assert not prepare_image(image[1:], windows.find_levels(image)).any()
+    assert not prepare_image(image, (7.9874e-46, 1.4013e-45)).any()
 
 
 def test_levels_name_what_is_wrong():
