@@ -33,7 +33,6 @@ class Row:
 
 FLIPS = ("--views", "flips")
 SHORT = (*FLIPS, "--steps", "1000")
-FEW = (*FLIPS, "--steps", "60")
 HEADS = ("--steps", "200", "--set", "training.warmup=0.1")
 ROWS = (
     Row("attention residual U-Net, foreground only", "attention", "attention_unet_lite", SHORT),
@@ -41,7 +40,7 @@ ROWS = (
     Row("U-Net, pretrained encoder, border and seeds", "unet", "unet_lite", FLIPS),
     Row("encoder features + XGBoost", "forest", "pixel_forest"),
     Row("flows, pretrained encoder", "flow", "flow_lite", FLIPS),
-    Row("modified Cellpose (cpnet from scratch)", "cellpose_modified", "cellpose_modified", FEW),
+    Row("modified Cellpose (cpnet from scratch)", "cellpose_modified", "cellpose_modified"),
     Row("Mask R-CNN", "mask_rcnn", "mask_rcnn_lite"),
     Row("Mask R-CNN, as long as the next", "mask_rcnn_on", "mask_rcnn_lite", HEADS, "mask_rcnn"),
     Row("Mask Scoring R-CNN", "ms_rcnn", "ms_rcnn_lite", HEADS, "mask_rcnn"),
