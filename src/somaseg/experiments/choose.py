@@ -113,7 +113,8 @@ def choose(
             raw = {name: found[name] for name in seen}
             final = settle_all(raw, dict.fromkeys(raw, settings), one_class)
             score = competition_score(compare(truth, final), weights=weights)
-            out.append(Choice(way, counts, settings, score.weighted or score.map))
+            value = score.map if score.weighted is None else score.weighted
+            out.append(Choice(way, counts, settings, value))
         return out
 
     considered = consider(None)
@@ -126,7 +127,8 @@ def choose(
         raw, _ = joined(best.method, best.counts)
         held = {name: raw[name] for name in dataset.ids if folds[name] == fold}
         settled |= settle_all(held, dict.fromkeys(held, best.settings), one_class)
-    final = settle_all(choice.join(members), dict.fromkeys(dataset.ids, choice.settings), one_class)
+    raw, _ = joined(choice.method, choice.counts)
+    final = settle_all(raw, dict.fromkeys(raw, choice.settings), one_class)
     return Chosen(
         choice,
         by_fold,
