@@ -8,13 +8,8 @@ from typer.testing import CliRunner
 
 from somaseg.cli import app
 from somaseg.errors import SomasegError
-from somaseg.experiments.ledger import (
-    add_result,
-    export_rows,
-    import_rows,
-    read_ledger,
-    read_rows,
-)
+from somaseg.experiments.ledger import export_rows, import_rows, read_ledger, read_rows
+from somaseg.experiments.recorded import add_result
 
 LOG = """name,cv,public,private
 "Net, epoch 6",0.2777,0.231,

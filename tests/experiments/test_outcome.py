@@ -2,8 +2,9 @@
 
 import json
 
-from somaseg.experiments.ledger import add_result, read_ledger
+from somaseg.experiments.ledger import read_ledger
 from somaseg.experiments.outcome import ledger_page
+from somaseg.experiments.recorded import add_result
 from tests.experiments.test_ledger import LOG, write_run
 
 

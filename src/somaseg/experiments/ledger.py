@@ -2,40 +2,37 @@
 
 ::
 
-    FOLDER/…/RUN/config.yaml, scores.json   what a run was and scored (see ``store``)
-    FOLDER/…/FIT/plan.yaml, scores.json     the same of an ensemble; its members are runs below it
-    FOLDER/…/RUN/leaderboard.json           what was recorded of it: public, private, note, time
-    FOLDER/ledger.csv                       entries from elsewhere: name, cv, public, private, note
+    FOLDER/…/RUN/…      what a run was, scored and got elsewhere (see ``recorded``)
+    FOLDER/ledger.csv   entries from elsewhere: name, cv, public, private, note
 """
 
 import json
 import math
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from somaseg.data.reading import open_csv, row_text
 from somaseg.errors import SomasegError
 from somaseg.evaluation.agreement import Agreement, agreement
+from somaseg.experiments.recorded import (
+    find_runs,
+    read_config,
+    read_results,
+    read_scores,
+    training_cost,
+)
 from somaseg.export.labels import csv_text
-from somaseg.files import read_json, write_json, write_text
+from somaseg.files import write_text
 from somaseg.training.logs import flat_settings
 
 Board = Literal["public", "private"]
 BOARDS: tuple[Board, Board] = ("public", "private")
 
 EXTERNAL = "ledger.csv"
-LEADERBOARD = "leaderboard.json"
 
 _COLUMNS = ("name", "cv", "public", "private", "note")
-_INSIDE_A_RUN = re.compile(r"fold\d+|all|tensorboard|wandb|mlflow|\..*")
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,9 @@ def read_ledger(folder: str | Path, depth: int | None = None) -> Ledger:
         raise SomasegError(f"{folder}: no such folder; give one that holds runs")
     problems: list[str] = []
     found = []
-    for path in _find_runs(folder, depth):
+    for path in find_runs(folder, depth):
         try:
-            found.append((path, _read_config(path), _read_scores(path), _read_results(path)))
+            found.append((path, read_config(path), read_scores(path), read_results(path)))
         except SomasegError as error:
             problems.append(f"left out: {error}")
     weights = [scores["nested"].get("weights") for _, _, scores, _ in found if scores]
@@ -166,43 +163,6 @@ def read_ledger(folder: str | Path, depth: int | None = None) -> Ledger:
     entries += read_rows(rows) if rows.exists() else []
     entries.sort(key=lambda e: (e.cv is None, -(e.cv or 0), -(e.public or 0), e.name))
     return Ledger(folder, tuple(entries), weighted, tuple(problems))
-
-
-def add_result(
-    run: str | Path, public: float | None = None, private: float | None = None, note: str = ""
-) -> dict[str, Any]:
-    """Append a leaderboard's (or other external) scores to a run's ``leaderboard.json``.
-
-    Args:
-        run: the run's folder.
-        public, private: the scores; one at least.
-        note: what was submitted, where.
-
-    Returns:
-        what was recorded.
-
-    Raises:
-        SomasegError: not a run, no score, a score that is not finite, or a file that is broken.
-    """
-    run = Path(run)
-    if not _is_run(run):
-        raise SomasegError(f"{run}: not a run (it has no config.yaml and folds.json, or plan.yaml)")
-    if public is None and private is None:
-        raise SomasegError(f"{run}: no score to record; give --public, --private or both")
-    for value in (public, private):
-        if value is not None and not math.isfinite(value):
-            raise SomasegError(f"{run}: {value} is no score")
-    scores = _read_scores(run)
-    result = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "public": public,
-        "private": private,
-        "note": note,
-        # A run that is tuned again later scores otherwise: this is what was submitted.
-        "cv": scores and {key: scores["nested"].get(key) for key in ("map", "weighted")},
-    }
-    write_json(run / LEADERBOARD, [*_read_results(run), result])
-    return result
 
 
 def read_rows(path: str | Path) -> list[Entry]:
@@ -292,58 +252,6 @@ def export_rows(ledger: Ledger, path: str | Path) -> int:
     return len(rows)
 
 
-def _find_runs(folder: Path, depth: int | None) -> Iterator[Path]:
-    for place, inside, _ in os.walk(folder):
-        run = _is_run(Path(place))
-        if depth is not None and len(Path(place).relative_to(folder).parts) >= depth:
-            inside.clear()
-        # A run may hold other runs (a search its trials), but none among its own parts.
-        inside[:] = sorted(
-            n for n in inside if not (n.startswith(".") or (run and _INSIDE_A_RUN.fullmatch(n)))
-        )
-        if run:
-            yield Path(place)
-
-
-def _is_run(folder: Path) -> bool:
-    # A config.yaml alone may be anybody's.
-    names = {"config.yaml", "folds.json"}, {"plan.yaml"}
-    return any(all((folder / name).is_file() for name in kind) for kind in names)
-
-
-def _read_config(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
-    if not path.exists():
-        return {}  # an ensemble: its members have settings
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SomasegError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    # Not parsed further: the ledger lists runs of older and newer somasegs, too.
-    if not isinstance(config, dict):
-        raise SomasegError(f"{path}: not the config of a run")
-    return config
-
-
-def _read_scores(run: Path) -> dict[str, Any] | None:
-    path = run / "scores.json"
-    if not path.exists():
-        return None
-    scores = read_json(path)
-    nested = scores.get("nested") if isinstance(scores, dict) else None
-    if not isinstance(nested, dict) or not isinstance(nested.get("map"), int | float):
-        raise SomasegError(f"{path}: has no nested score; write it again with `somaseg tune {run}`")
-    return scores
-
-
-def _read_results(run: Path) -> list[dict[str, Any]]:
-    path = run / LEADERBOARD
-    results = read_json(path) if path.exists() else []
-    if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
-        raise SomasegError(f"{path}: not a list of scores; mend it, or delete it and add them anew")
-    return results
-
-
 def _entry(
     name: str,
     path: Path,
@@ -365,7 +273,7 @@ def _entry(
                     paired[board] = then
     notes = [str(result["note"]) for result in results if result.get("note")]
     folds = config.get("folds", 0)
-    took = _training(scores or {})
+    took = training_cost(scores or {})
     return Entry(
         name,
         path,
@@ -380,14 +288,6 @@ def _entry(
         paired=paired,
         note=notes[-1] if notes else "",
     )
-
-
-def _training(scores: dict[str, Any]) -> dict[str, Any]:
-    """What the training took; of an ensemble, that of all its members."""
-    members = scores.get("members") or {}
-    parts = [scores] if "training" in scores else list(members.values())
-    names = ("seconds", "cpu_seconds", "parameters")
-    return {name: sum(part["training"][name] for part in parts) for name in names if parts}
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str, str]:
