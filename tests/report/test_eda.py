@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from scipy.ndimage import binary_dilation
 from typer.testing import CliRunner
 
 from somaseg.data import Dataset, Sample, load_dataset
@@ -53,7 +54,7 @@ def test_page_has_the_figures_of_the_fingerprint(page):
 
 def test_pictures_show_image_and_outlines_side_by_side(page, folder):
     text, _ = page
-    pictures = [cv2.imdecode(np.frombuffer(p, np.uint8), -1) for p in uris(text, "png")]
+    pictures = [cv2.imdecode(np.frombuffer(p, np.uint8), -1) for p in uris(text, "jpeg")]
     assert len(pictures) == 6  # two of each class
     dataset = load_dataset(folder)
     ids = re.findall(r"<figcaption>(\S+-\d+): (\d+) cells", text)
@@ -62,11 +63,12 @@ def test_pictures_show_image_and_outlines_side_by_side(page, folder):
         image = dataset[id].image()
         assert int(cells) == len(dataset[id].annotated())
         assert picture.shape == (96, 2 * 128 + 4, 3)
-        assert (picture[:, :128] == image[..., None]).all()
-        drawn = (picture[:, 132:] != image[..., None]).any(2)
+        # JPEG keeps gray values to a few levels, and lets colour run a little.
+        assert np.abs(picture[:, :128] - image[..., None].astype(float)).mean() < 2
+        colour = np.ptp(picture[:, 132:].astype(int), axis=2)
         inside = dataset[id].annotated().to_labels() > 0
-        assert (drawn <= inside).all()
-        assert drawn.sum() > 0.5 * inside.sum()
+        assert ((colour > 60) <= binary_dilation(inside)).all()  # outlines
+        assert (colour[inside] > 12).mean() > 0.5
 
 
 def test_charts_are_drawn_and_named(page):
@@ -124,4 +126,4 @@ def test_command_writes_the_page(folder, tmp_path):
     result = CliRunner().invoke(app, [str(folder), "--out", str(out), "--examples", "1"])
     assert result.exit_code == 0, result.output
     assert "6 images" in result.output
-    assert len(uris(out.read_text(encoding="utf-8"), "png")) == 3
+    assert len(uris(out.read_text(encoding="utf-8"), "jpeg")) == 3

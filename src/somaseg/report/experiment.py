@@ -16,7 +16,7 @@ from somaseg.files import write_text
 from somaseg.instances import Instances
 from somaseg.report.agreement import Points, agreement_figure, agreement_text
 from somaseg.report.eda import data_sections
-from somaseg.report.html import png_uri, render, svg_uri
+from somaseg.report.html import jpeg_uri, render, svg_uri
 from somaseg.report.overlays import side_by_side
 from somaseg.settle import Settle
 
@@ -332,4 +332,4 @@ def _pictures(page: ExperimentPage, count: int) -> list[dict[str, Any]]:
 def _picture(page: ExperimentPage, identity: str, caption: str) -> dict[str, str]:
     sample = page.dataset[identity]
     drawn = side_by_side(sample.image(), sample.annotated(), page.found[identity])
-    return {"uri": png_uri(drawn), "caption": caption}
+    return {"uri": jpeg_uri(drawn), "caption": caption}

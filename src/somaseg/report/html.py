@@ -4,6 +4,7 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import jinja2
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,17 @@ def svg_uri(figure: "Figure") -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "somaseg"}):
         figure.savefig(data, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return "data:image/svg+xml;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def jpeg_uri(rgb: npt.NDArray[np.uint8]) -> str:
+    """Turn a micrograph, uint8 (h, w, 3), into the address of an image: a quarter of a PNG's bytes.
+
+    Colour keeps its full resolution, because outlines are a pixel wide.
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    data = cv2.imencode(".jpg", rgb[..., ::-1], [*quality, *sampling])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def png_uri(rgb: npt.NDArray[np.uint8]) -> str:
