@@ -12,6 +12,7 @@ from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.models.base import Estimator, Model, Network, Table
 from somaseg.training.checkpoint import save_checkpoint, take_up
+from somaseg.training.clock import Clock
 from somaseg.training.logs import Loggers, Progress
 from somaseg.training.loop import CHECKPOINT, METRICS, MetricsFile, Trained, train_network
 from somaseg.training.settings import TrainSettings
@@ -70,32 +71,25 @@ def fit_estimator(
     _check(model, samples, settings)
     path, metrics = folder / CHECKPOINT, MetricsFile(folder / METRICS)
     fields = settings.model_dump(mode="json")
-    began, began_cpu = time.monotonic(), time.process_time()
+    clock = Clock()
     table: Table = {}
-    start, spent, spent_cpu = 0, 0.0, 0.0
+    start = 0
     if begun := take_up(path, fields):
         saved, note = begun
         table = {name: column.numpy() for name, column in saved["table"].items()}
         model.take_parts({name: part.numpy().tobytes() for name, part in saved["parts"].items()})
-        start, spent, spent_cpu = note["step"], note["seconds"], note["cpu_seconds"]
+        start, clock = note["step"], Clock(note)
     metrics.cut(start)
     if loggers:
         loggers.begin(metrics.rows())
 
-    def took() -> tuple[float, float]:
-        return (
-            spent + time.monotonic() - began,
-            spent_cpu + time.process_time() - began_cpu,
-        )
-
     def checkpoint(step: int) -> None:
-        seconds, cpu_seconds = took()
         parts = {
             name: torch.from_numpy(np.frombuffer(part, np.uint8).copy())
             for name, part in model.parts().items()
         }
         columns = {name: torch.from_numpy(column) for name, column in table.items()}
-        note = {"step": step, "seconds": seconds, "cpu_seconds": cpu_seconds, "settings": fields}
+        note = {"step": step, **clock.read(), "settings": fields}
         save_checkpoint(path, {"table": columns, "parts": parts}, note)
 
     if not table:
@@ -106,7 +100,7 @@ def fit_estimator(
     for done, found in enumerate(model.rounds(table, settings.steps), start + 1):
         losses = {**found, "total": sum(found.values())}
         if done % settings.log_every == 0 or done == settings.steps:
-            metrics.add(done, took()[0], None, losses)
+            metrics.add(done, clock.read()["seconds"], None, losses)
             if loggers:
                 loggers.log(done, losses)
         if progress:
@@ -115,7 +109,7 @@ def fit_estimator(
         if stale or done == settings.steps:
             checkpoint(done)
             saved_at = time.monotonic()
-    return Trained(*took(), settings.steps, losses or metrics.last())
+    return Trained(**clock.read(), steps=settings.steps, losses=losses or metrics.last())
 
 
 def _draw(

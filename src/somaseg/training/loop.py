@@ -23,6 +23,7 @@ from somaseg.errors import SomasegError
 from somaseg.files import write_text, writing
 from somaseg.models.base import Batch, Network
 from somaseg.training.checkpoint import save_checkpoint, take_up
+from somaseg.training.clock import Clock
 from somaseg.training.logs import Loggers, Progress, Row
 from somaseg.training.settings import TrainSettings
 
@@ -106,13 +107,13 @@ def train_network(
         "optimizer": optimizer,
         "schedule": schedule,
     }
-    start, spent, spent_cpu = 0, 0.0, 0.0
+    start, spent = 0, None
     metrics = MetricsFile(folder / METRICS)
     if begun := take_up(folder / CHECKPOINT, settings.model_dump(mode="json")):
         saved, note = begun
         for name, part in states.items():
             part.load_state_dict(saved[name])
-        start, spent, spent_cpu = note["step"], note["seconds"], note["cpu_seconds"]
+        start, spent = note["step"], note
     metrics.cut(start)
     if loggers:
         loggers.begin(metrics.rows())
@@ -121,21 +122,13 @@ def train_network(
     average.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     batches = _batches(model, sampler, settings, start, accelerator)
-    began, began_cpu, saved_at = time.monotonic(), time.process_time(), time.monotonic()
-
-    def took() -> tuple[float, float]:
-        return (
-            spent + time.monotonic() - began,
-            spent_cpu + time.process_time() - began_cpu,
-        )
+    clock, saved_at = Clock(spent), time.monotonic()
 
     def checkpoint(step: int) -> None:
         if accelerator.is_main_process:
-            seconds, cpu_seconds = took()
             note = {
                 "step": step,
-                "seconds": seconds,
-                "cpu_seconds": cpu_seconds,
+                **clock.read(),
                 "settings": settings.model_dump(mode="json"),
             }
             save_checkpoint(
@@ -172,7 +165,7 @@ def train_network(
                 )
             rate = float(schedule.get_last_lr()[-1])
             if accelerator.is_main_process:
-                metrics.add(done, took()[0], rate, means)
+                metrics.add(done, clock.read()["seconds"], rate, means)
                 if loggers:
                     loggers.log(done, {**means, "rate": rate})
             sums, since = {}, 0
@@ -187,7 +180,7 @@ def train_network(
     if settings.average:
         model.load_state_dict(average.module.state_dict())
     model.eval()
-    return Trained(*took(), settings.steps, means or metrics.last())
+    return Trained(**clock.read(), steps=settings.steps, losses=means or metrics.last())
 
 
 def rate_factor(step: int, settings: TrainSettings) -> float:
