@@ -152,6 +152,14 @@ def test_a_plan_that_stands_decides(place):
         assert f"{option}: {place}/run/plan.yaml decides this" in " ".join(told.stderr.split())
 
 
+def test_a_plan_is_not_resumed_with_other_images(place, tmp_path):
+    told = somaseg("fit", tmp_path, "--resume", "--out", place / "run", check=False)
+    assert told.returncode == 2
+    assert f"learns from {read_plan(place / 'plan.yaml').data.path}" in " ".join(
+        told.stderr.split()
+    )
+
+
 def test_a_full_disk_is_told_before_training(place, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)

@@ -93,6 +93,11 @@ def fit(
     if resume or plan_file:
         _refuse_planned(context, plan_file or stands)
         plan = read_plan(plan_file or stands)
+        if data is not None and data.resolve() != Path(plan.data.path).resolve():
+            raise SomasegError(
+                f"{data}: {plan_file or stands} learns from {plan.data.path}; leave DATA out, or "
+                "give another --out"
+            )
         if plan_file and plan_file.resolve() != stands.resolve():
             _copy(plan_file, stands)
     else:
