@@ -15,10 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, write_json
+from somaseg.files import read_json, read_yaml, write_json
 
 LEADERBOARD = "leaderboard.json"
 
@@ -55,10 +53,7 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.exists():
         return {}  # an ensemble: its members have settings
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SomasegError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    config = read_yaml(path)
     # Not parsed further: the ledger lists runs of older and newer somasegs, too.
     if not isinstance(config, dict):
         raise SomasegError(f"{path}: not the config of a run")
