@@ -14,7 +14,7 @@ from somaseg.models.flow import checkpoint
 from somaseg.models.flow.checkpoint import cellpose_name, find_checkpoint, load_cellpose
 from somaseg.models.flow.tiling import run_tiled
 from somaseg.models.registry import build_model, load_preset, parse_config
-from somaseg.nn.cpnet import CPNet
+from somaseg.nn.cpnet import WIDTHS, CPNet
 from somaseg.training.settings import TrainSettings
 from tests.models.contract import INFO, STILL, Contract
 from tests.models.data import make_cpnet_fixture as fixture
@@ -229,5 +229,8 @@ def test_presets_are_what_the_paper_and_the_teams_say():
     model = build_model(config, INFO)
     assert model.scale == 30 / 19
     assert (model.label_stride, model.label_margin, model.multiple) == (1, 48, 8)
+    lite = load_preset("cellpose_modified_lite")
+    assert lite.model == {**modified.model, "widths": [width // 2 for width in WIDTHS]}
+    assert lite.training["optimizer"] == "sgd"
     assert parse_config(load_preset("flow_cpnet").model).pretrained == "none"
     assert parse_config(load_preset("cellpose_cyto3").model).pretrained == "cyto3"
