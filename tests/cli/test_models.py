@@ -79,3 +79,8 @@ def test_a_card_of_what_is_not_there():
     )
     assert done.returncode == 2
     assert "nothing.safetensors: no such model or run" in done.stderr
+
+
+def test_names_are_whole_in_a_narrow_terminal():
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, catch_exceptions=False).stdout
+    assert set(preset_names()) <= set(shown.split())

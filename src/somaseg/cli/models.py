@@ -30,7 +30,7 @@ def models(
     my.yaml, change my.yaml, somaseg train DATA --model my.yaml.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from somaseg.experiments.presets import describe_preset, list_families, list_presets
 
@@ -65,7 +65,10 @@ def models(
     for family, about in families.items():
         table.add_row(family, about)
     console.print(table, "")
-    table = Table("preset", "family", "steps", "parameters", "memory", "good for", box=None)
+    # A name that is cut cannot be typed; in a narrow terminal the other columns give way.
+    whole = Column("preset", no_wrap=True, min_width=max(len(p.name) for p in presets))
+    heads = ("family", "steps", "param.", "memory", "good for")
+    table = Table(whole, *heads, box=None, pad_edge=False)
     for preset in presets:
         size, memory = _sizes(preset.measured)
         table.add_row(preset.name, preset.family, str(preset.steps), size, memory, preset.about)
