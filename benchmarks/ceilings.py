@@ -15,15 +15,15 @@ import numpy as np
 from somaseg.data import load_dataset
 from somaseg.data.synthetic import KINDS, make_samples
 from somaseg.data.types import Dataset, Sample
-from somaseg.evaluation import compare, competition_score
+from somaseg.decide import SettleSettings, settle
 from somaseg.instances import Instances
 from somaseg.models.dense import resize_maps
 from somaseg.models.flow.targets import label_flows
 from somaseg.models.registry import build_model, parse_config
 from somaseg.models.semantic.model import SemanticModel
 from somaseg.models.semantic.targets import semantic_targets
-from somaseg.settle import SettleSettings, settle
-from somaseg.training.info import learn_info
+from somaseg.models.training.info import learn_info
+from somaseg.scoring import compare, competition_score
 
 UNET = {"family": "semantic", "pretrained": "none"}
 ATTENTION = {"family": "semantic", "network": "attention_unet", "diameter": 18}

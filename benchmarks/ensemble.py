@@ -23,7 +23,7 @@ import ensemble_boxes  # noqa: E402
 import numpy as np  # noqa: E402
 
 from masks import cells, cpu_ms, nudged, read_competition  # noqa: E402
-from somaseg.ensemble import Fusion, boxes, fuse  # noqa: E402
+from somaseg.decide import Fusion, boxes, fuse  # noqa: E402
 from somaseg.instances import Instances  # noqa: E402
 
 IOU = 0.55

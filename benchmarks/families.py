@@ -69,11 +69,11 @@ def measure(row: Row, out: Path) -> list[str]:
     import numba
     import torch
 
-    from somaseg.experiments.store import Run
-    from somaseg.experiments.tuning import tune_run
     from somaseg.files import read_json
-    from somaseg.inference.predict import Predictor
     from somaseg.models.registry import load_model
+    from somaseg.predict.predictor import Predictor
+    from somaseg.runs.run import Run
+    from somaseg.runs.tuning import tune_run
 
     run = Run.open(out / row.name)
     dataset = run.dataset()

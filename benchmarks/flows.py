@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from cellpose import dynamics
 
-from somaseg.evaluation import Overlaps
 from somaseg.instances import Instances
 from somaseg.models.flow.decode import decode_flows
 from somaseg.models.flow.targets import label_flows
+from somaseg.scoring import Overlaps
 
 CPU = torch.device("cpu")
 

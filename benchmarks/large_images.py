@@ -29,12 +29,12 @@ from somaseg.data.results import read_results
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels
-from somaseg.evaluation import Overlaps
-from somaseg.experiments.load import load_segmenter
-from somaseg.experiments.outputs import segment_samples
-from somaseg.inference.predict import TILE
+from somaseg.decide import SettleSettings, settle
 from somaseg.instances import Instances
-from somaseg.settle import SettleSettings, settle
+from somaseg.predict.load import load_segmenter
+from somaseg.predict.outputs import segment_samples
+from somaseg.predict.predictor import TILE
+from somaseg.scoring import Overlaps
 
 AWAY = 40
 """Pixels from a part's border from which a cell counts."""

@@ -47,10 +47,10 @@ def measure(name, steps):
     from somaseg.data import load_dataset
     from somaseg.data.synthetic import make_image, write_dataset
     from somaseg.models.registry import load_preset
-    from somaseg.training.fit import train_model
-    from somaseg.training.info import learn_info
-    from somaseg.training.loop import METRICS, MetricsFile
-    from somaseg.training.settings import TrainSettings
+    from somaseg.models.training.fit import train_model
+    from somaseg.models.training.info import learn_info
+    from somaseg.models.training.loop import METRICS, MetricsFile
+    from somaseg.models.training.settings import TrainSettings
 
     preset = load_preset(name)
     fields = {"steps": steps, "log_every": 1, "checkpoint_minutes": 1e9}
@@ -98,8 +98,8 @@ def main():
         print(json.dumps(measure(arguments.measure, arguments.steps)))
         return 0
 
-    from somaseg.experiments.presets import Measured, measured_file, read_measured
     from somaseg.files import write_json
+    from somaseg.models.catalogue import Measured, measured_file, read_measured
     from somaseg.models.registry import preset_names
 
     unknown = set(arguments.only or ()) - set(preset_names())

@@ -24,9 +24,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from somaseg.data.types import Dataset
-from somaseg.evaluation import coco_score, compare, competition_score, explain_score
-from somaseg.evaluation.inputs import read_truth
 from somaseg.instances import Instances
+from somaseg.scoring import coco_score, compare, competition_score, explain_score
+from somaseg.scoring.inputs import read_truth
 
 UNCAPPED = 100_000
 Shared = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -25,15 +25,15 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from somaseg.data import make_folds
 from somaseg.data.types import Dataset
-from somaseg.evaluation import compare, competition_score
-from somaseg.evaluation.inputs import read_truth
-from somaseg.experiments.tuning import has_one_class, settle_all
+from somaseg.decide import SettleSettings, default_settings
+from somaseg.decide.apply import vote
+from somaseg.decide.grid import Grid, make_grid
+from somaseg.decide.table import score_table
+from somaseg.decide.tune import tune
 from somaseg.instances import Instances
-from somaseg.settle import SettleSettings, default_settings
-from somaseg.settle.apply import vote
-from somaseg.settle.grid import Grid, make_grid
-from somaseg.settle.table import score_table
-from somaseg.settle.tune import tune
+from somaseg.runs.tuning import has_one_class, settle_all
+from somaseg.scoring import compare, competition_score
+from somaseg.scoring.inputs import read_truth
 
 PAD = 8
 

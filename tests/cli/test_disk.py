@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from somaseg.cli import app
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
-from somaseg.experiments.cross_validate import cross_validate
-from somaseg.experiments.disk import model_bytes
-from somaseg.experiments.store import DataConfig, Run, RunConfig
 from somaseg.files import CannotWrite, write_text
 from somaseg.models.registry import load_model
+from somaseg.runs.cross_validate import cross_validate
+from somaseg.runs.disk import model_bytes
+from somaseg.runs.run import DataConfig, Run, RunConfig
 
 PRESET = {
     "model": {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16},

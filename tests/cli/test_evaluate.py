@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from somaseg.cli.evaluate import evaluate
 from somaseg.cli.scores import parse_weights
 from somaseg.errors import SomasegError
-from tests.evaluation.test_inputs import NAMES, SCORE, SCORE_TWO, write_found, write_truth
+from tests.scoring.test_inputs import NAMES, SCORE, SCORE_TWO, write_found, write_truth
 
 app = typer.Typer()
 app.command()(evaluate)

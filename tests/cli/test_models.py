@@ -8,9 +8,9 @@ import yaml
 from typer.testing import CliRunner
 
 from somaseg.cli.models import models
-from somaseg.experiments import presets
+from somaseg.models import catalogue
 from somaseg.models.registry import FAMILIES, preset_names
-from tests.experiments.test_presets import ONE
+from tests.models.test_catalogue import ONE
 
 app = typer.Typer()
 app.command()(models)
@@ -26,7 +26,7 @@ def run(*arguments):
 def measured(tmp_path, monkeypatch):
     path = tmp_path / "measured.json"
     path.write_text(json.dumps({"flow_lite": ONE.model_dump()}))
-    monkeypatch.setattr(presets, "measured_file", lambda: path)
+    monkeypatch.setattr(catalogue, "measured_file", lambda: path)
 
 
 def test_table(measured):

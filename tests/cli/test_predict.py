@@ -12,8 +12,8 @@ from somaseg.cli.evaluate import evaluate
 from somaseg.cli.predict import predict
 from somaseg.data.synthetic import make_image, write_dataset
 from somaseg.errors import SomasegError
-from somaseg.evaluation import Overlaps
-from somaseg.experiments.load import load_segmenter, shipped_model
+from somaseg.predict.load import load_segmenter, shipped_model
+from somaseg.scoring import Overlaps
 
 app = typer.Typer()
 app.command()(predict)

@@ -9,9 +9,9 @@ import pytest
 from somaseg.data import load_dataset
 from somaseg.data.synthetic import KINDS, make_image, make_samples, write_dataset
 from somaseg.errors import SomasegError
-from somaseg.evaluation import Overlaps
 from somaseg.instances import Instances
 from somaseg.masks.pieces import count_pieces
+from somaseg.scoring import Overlaps
 
 SEEDS = range(4)
 

@@ -15,15 +15,15 @@ import torch
 from somaseg.data.augment import AugmentSettings
 from somaseg.data.synthetic import make_image
 from somaseg.data.types import Dataset, Sample
+from somaseg.decide import SettleSettings, settle
 from somaseg.errors import SomasegError
-from somaseg.evaluation import compare, competition_score
 from somaseg.instances import Instances
 from somaseg.models.base import Dense, Estimator, ModelInfo, Network
 from somaseg.models.registry import build_model, load_model, parse_config
-from somaseg.settle import SettleSettings, settle
-from somaseg.training.fit import train_model
-from somaseg.training.info import learn_info
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.fit import train_model
+from somaseg.models.training.info import learn_info
+from somaseg.models.training.settings import TrainSettings
+from somaseg.scoring import compare, competition_score
 
 INFO = ModelInfo(names=("astro", "cort", "shsy5y"), diameter=16.0)
 STILL = AugmentSettings(

@@ -10,16 +10,16 @@ from typer.testing import CliRunner
 from somaseg.cli import app
 from somaseg.data.augment import prepare_image
 from somaseg.errors import SomasegError
-from somaseg.inference.segmenter import Segmenter
 from somaseg.models.base import ModelInfo
 from somaseg.models.cellpose.convert import import_cellpose
 from somaseg.models.flow.decode import decode_flows
 from somaseg.models.flow.targets import label_flows
 from somaseg.models.registry import build_model, load_model, load_preset, parse_config
-from somaseg.training.fit import train_model
-from somaseg.training.info import learn_info
-from somaseg.training.loop import METRICS, MetricsFile
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.fit import train_model
+from somaseg.models.training.info import learn_info
+from somaseg.models.training.loop import METRICS, MetricsFile
+from somaseg.models.training.settings import TrainSettings
+from somaseg.predict.segmenter import Segmenter
 from tests.models.contract import STILL, Contract, large_cells
 from tests.models.data import make_cpnet_fixture as fixture
 from tests.models.test_cpnet import their_tensors

@@ -13,9 +13,9 @@ from somaseg.models.base import ModelInfo
 from somaseg.models.flow import checkpoint
 from somaseg.models.flow.checkpoint import cellpose_name, find_checkpoint, load_cellpose
 from somaseg.models.flow.tiling import run_tiled
+from somaseg.models.nn.cpnet import WIDTHS, CPNet
 from somaseg.models.registry import build_model, load_preset, parse_config
-from somaseg.nn.cpnet import WIDTHS, CPNet
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.settings import TrainSettings
 from tests.models.contract import INFO, STILL, Contract
 from tests.models.data import make_cpnet_fixture as fixture
 

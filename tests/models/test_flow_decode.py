@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from somaseg.data.synthetic import KINDS, make_image
-from somaseg.evaluation import Overlaps
 from somaseg.instances import Instances
 from somaseg.models.flow.decode import (
     STEPS,
@@ -15,6 +14,7 @@ from somaseg.models.flow.decode import (
     unit_length,
 )
 from somaseg.models.flow.targets import label_flows
+from somaseg.scoring import Overlaps
 from tests.models.data import make_cpnet_fixture as fixture
 
 THEIRS = np.load(Path(fixture.__file__).parent / "dynamics.npz")

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from somaseg.data.augment import Crop
+from somaseg.decide import SettleSettings
 from somaseg.errors import SomasegError
 from somaseg.models.base import ModelInfo
 from somaseg.models.flow.targets import label_flows
 from somaseg.models.registry import build_model, parse_config
-from somaseg.settle import SettleSettings
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.settings import TrainSettings
 from tests.models.contract import INFO, STILL, Contract
 
 SMALL = {"family": "flow", "decoder": (48, 32, 24, 16), "diameter": 24.0}

@@ -15,22 +15,22 @@ from torch.nn import functional
 from somaseg.data.augment import prepare_image
 from somaseg.data.synthetic import make_image, write_dataset
 from somaseg.data.types import Sample
+from somaseg.decide import SettleSettings
 from somaseg.errors import SomasegError
-from somaseg.experiments.load import load_segmenter
-from somaseg.experiments.store import DataConfig, Run, RunConfig
-from somaseg.experiments.tasks import run_fold
 from somaseg.instances import Instances
 from somaseg.models.base import ModelInfo
+from somaseg.models.nn.encoders import Encoder
 from somaseg.models.pixel_forest.boosting import boost, count_nodes
 from somaseg.models.pixel_forest.features import FILTERS, PixelFeatures, filter_image
 from somaseg.models.pixel_forest.pixels import draw_pixels, label_kinds, pieces, shares
 from somaseg.models.registry import build_model, load_model, parse_config
-from somaseg.nn.encoders import Encoder
-from somaseg.settle import SettleSettings
-from somaseg.training.fit import fit_estimator, train_model
-from somaseg.training.info import learn_info
-from somaseg.training.loop import CHECKPOINT
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.fit import fit_estimator, train_model
+from somaseg.models.training.info import learn_info
+from somaseg.models.training.loop import CHECKPOINT
+from somaseg.models.training.settings import TrainSettings
+from somaseg.predict.load import load_segmenter
+from somaseg.runs.run import DataConfig, Run, RunConfig
+from somaseg.runs.tasks import run_fold
 from tests.models.contract import INFO, Contract, training_samples
 
 SMALL = {"family": "pixel_forest", "levels": 2, "sigmas": (1.0, 3.0), "pixels": 4000}

@@ -7,15 +7,15 @@ from safetensors.torch import save_file
 
 from somaseg.data.augment import Crop
 from somaseg.data.synthetic import make_image
+from somaseg.decide import SettleSettings, settle
 from somaseg.errors import SomasegError
-from somaseg.inference.views import VIEWS
 from somaseg.models.base import ModelInfo
+from somaseg.models.nn.encoders import BUNDLED, Encoder
 from somaseg.models.registry import build_model, load_model, load_preset, parse_config, preset_names
 from somaseg.models.semantic.model import soft_dice
 from somaseg.models.semantic.targets import semantic_targets
-from somaseg.nn.encoders import BUNDLED, Encoder
-from somaseg.settle import SettleSettings, settle
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.settings import TrainSettings
+from somaseg.predict.views import VIEWS
 from tests.models.contract import INFO, STILL, Contract
 
 UNET = {"family": "semantic", "decoder": (48, 32, 24, 16), "diameter": 24.0}

@@ -8,11 +8,11 @@ import pytest
 
 from somaseg.data import load_dataset
 from somaseg.data.synthetic import write_dataset
-from somaseg.evaluation import compare, competition_score
-from somaseg.evaluation.agreement import agreement
+from somaseg.decide import default_settings
 from somaseg.report.agreement import agreement_figure
 from somaseg.report.experiment import ExperimentPage, LedgerPage, MemberPage, write_experiment
-from somaseg.settle import default_settings
+from somaseg.scoring import compare, competition_score
+from somaseg.scoring.agreement import agreement
 
 POINTS = [
     ("$one_", 0.20, 0.23),

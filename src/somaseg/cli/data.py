@@ -217,9 +217,9 @@ def clean_command(
     from somaseg.data import load_dataset
     from somaseg.data.clean import CleanSettings, clean
     from somaseg.data.load import detect
-    from somaseg.experiments.tuning import settled_out_of_fold
     from somaseg.export.convert import write_dataset
     from somaseg.report.changes import draw_changes, write_changes
+    from somaseg.runs.tuning import settled_out_of_fold
 
     dataset = load_dataset(data, format.value, images)
     settings = CleanSettings(

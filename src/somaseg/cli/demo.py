@@ -29,13 +29,13 @@ def demo(
     from somaseg.cli.scores import print_run_scores
     from somaseg.data import load_dataset
     from somaseg.data.synthetic import write_dataset
-    from somaseg.experiments.cross_validate import cross_validate, score_run
-    from somaseg.experiments.execute import default_jobs
-    from somaseg.experiments.load import load_segmenter
-    from somaseg.experiments.outputs import segment_samples
-    from somaseg.experiments.store import DataConfig, Run, RunConfig
     from somaseg.models.registry import load_preset
-    from somaseg.training.settings import TrainSettings
+    from somaseg.models.training.settings import TrainSettings
+    from somaseg.predict.load import load_segmenter
+    from somaseg.predict.outputs import segment_samples
+    from somaseg.runs.cross_validate import cross_validate, score_run
+    from somaseg.runs.execute import default_jobs
+    from somaseg.runs.run import DataConfig, Run, RunConfig
 
     data, new, masks = out / "data", out / "data" / "test", out / "masks"
     typer.echo(f"1. three kinds of synthetic cells; look at them with: somaseg data info {data}")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from somaseg.ensemble import Fusion
-    from somaseg.experiments.ensemble import Outcome
+    from somaseg.decide import Fusion
+    from somaseg.runs.ensemble import Outcome
 
 
 def ensemble(
@@ -121,7 +121,7 @@ def ensemble(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from somaseg.cli.scores import parse_weights
-    from somaseg.experiments.ensemble import Request, run_ensemble
+    from somaseg.runs.ensemble import Request, run_ensemble
 
     request = Request(
         members=tuple(members),
@@ -163,7 +163,7 @@ def ensemble(
 
 def _fusions(methods: str, **fields: object) -> "tuple[Fusion, ...]":
     """The ways of joining that ``--method a,b`` names."""
-    from somaseg.ensemble import METHODS, Fusion
+    from somaseg.decide import METHODS, Fusion
     from somaseg.errors import SomasegError
     from somaseg.models.registry import validate
 
@@ -194,7 +194,7 @@ def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from somaseg.experiments.ensemble import headline
+    from somaseg.runs.ensemble import headline
 
     first = next(iter(outcome.table.values()))
     names = list(first.nested.classes) if len(first.nested.classes) > 1 else []

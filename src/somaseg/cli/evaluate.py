@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from somaseg.evaluation import Comparison, Evaluation
-    from somaseg.evaluation.explain import Losses
+    from somaseg.scoring import Comparison, Evaluation
+    from somaseg.scoring.explain import Losses
 
 
 class MatchingOption(StrEnum):
@@ -97,7 +97,7 @@ def evaluate(
 
     from somaseg.cli.scores import parse_weights
     from somaseg.errors import SomasegError
-    from somaseg.evaluation import evaluate as all_scores
+    from somaseg.scoring import evaluate as all_scores
 
     if (predictions is None) == (model is None):
         raise SomasegError("give PREDICTIONS, or a --model to make them with: one of both")
@@ -134,8 +134,8 @@ def _compare(
     """Read both and compare them, with progress on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from somaseg.evaluation import compare
-    from somaseg.evaluation.inputs import read_predictions, read_truth
+    from somaseg.scoring import compare
+    from somaseg.scoring.inputs import read_predictions, read_truth
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     quiet = not messages.is_terminal
@@ -143,7 +143,7 @@ def _compare(
         task = progress.add_task("reading the truth", total=None)
         dataset = read_truth(truth, predictions)
         if predictions is None:
-            from somaseg.experiments.load import load_segmenter
+            from somaseg.predict.load import load_segmenter
 
             segmenter = load_segmenter(model, views)
             samples = [sample for sample in dataset if sample.instances is not None]
@@ -219,7 +219,7 @@ def _legend(result: "Evaluation") -> str:
 
 
 def _loss_table(groups: "dict[str, Losses]") -> "Table":
-    from somaseg.evaluation.explain import CAUSES
+    from somaseg.scoring.explain import CAUSES
 
     table = _table("Where the score is lost (adds up to 1)", "class|score|" + "|".join(CAUSES))
     for name, losses in groups.items():
@@ -231,7 +231,7 @@ def _loss_table(groups: "dict[str, Losses]") -> "Table":
 
 
 def _remedy_table(groups: "dict[str, Losses]") -> "Table":
-    from somaseg.evaluation.explain import REMEDIES
+    from somaseg.scoring.explain import REMEDIES
 
     table = _table("The score that perfect … would give", "class|score|" + "|".join(REMEDIES))
     for name, losses in groups.items():
@@ -243,7 +243,7 @@ def _remedy_table(groups: "dict[str, Losses]") -> "Table":
 
 
 def _threshold_table(groups: "dict[str, Losses]", thresholds: tuple[int, ...]) -> "Table":
-    from somaseg.evaluation.explain import CAUSES
+    from somaseg.scoring.explain import CAUSES
 
     table = _table("… by IoU threshold", "class|IoU|score|" + "|".join(CAUSES))
     for name, losses in groups.items():

@@ -15,9 +15,9 @@ from somaseg.cli.options import (
 
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset
-    from somaseg.experiments.fit import Fitted
-    from somaseg.experiments.plan import Plan
-    from somaseg.experiments.store import DataConfig
+    from somaseg.runs.fit import Fitted
+    from somaseg.runs.plan import Plan
+    from somaseg.runs.run import DataConfig
 
 
 PLANNED = ("budget", "pretrain", "refit", "weights", "jobs", "seed", "format", "images")
@@ -80,10 +80,10 @@ def fit(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.errors import SomasegError
-    from somaseg.experiments.fit import check_data
-    from somaseg.experiments.fit import fit as carry_out
-    from somaseg.experiments.outcome import write_outcome
-    from somaseg.experiments.plan import read_plan
+    from somaseg.runs.fit import check_data
+    from somaseg.runs.fit import fit as carry_out
+    from somaseg.runs.outcome import write_outcome
+    from somaseg.runs.plan import read_plan
 
     stands = out / "plan.yaml"
     if resume and not stands.exists():
@@ -158,12 +158,12 @@ def _make(
 
     from somaseg.cli.scores import parse_weights
     from somaseg.data.fingerprint import fingerprint
-    from somaseg.evaluation.competition import check_weights
-    from somaseg.experiments.hardware import find_hardware
-    from somaseg.experiments.plan import candidates, make_plan, write_plan
-    from somaseg.experiments.speed import seconds_per_step
-    from somaseg.experiments.store import load_annotated
-    from somaseg.training.loop import default_threads
+    from somaseg.models.training.loop import default_threads
+    from somaseg.runs.hardware import find_hardware
+    from somaseg.runs.plan import candidates, make_plan, write_plan
+    from somaseg.runs.run import load_annotated
+    from somaseg.runs.speed import seconds_per_step
+    from somaseg.scoring.competition import check_weights
 
     seconds_given = parse_duration(budget)
     class_weights = parse_weights(weights)
@@ -229,7 +229,7 @@ def _print(fitted: "Fitted", title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from somaseg.experiments.choose import describe
+    from somaseg.decide.nested import describe
 
     chosen = fitted.chosen
     names = list(chosen.nested.classes)

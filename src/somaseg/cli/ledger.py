@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from somaseg.evaluation.agreement import Agreement
-    from somaseg.experiments.ledger import Board, Entry, Ledger
+    from somaseg.runs.ledger import Board, Entry, Ledger
+    from somaseg.scoring.agreement import Agreement
 
 
 class _ListByDefault(TyperGroup):
@@ -43,7 +43,7 @@ def list_runs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List the runs below FOLDER, best CV first; compare CV with the leaderboard. The default."""
-    from somaseg.experiments.ledger import BOARDS, read_ledger
+    from somaseg.runs.ledger import BOARDS, read_ledger
 
     ledger = read_ledger(folder)
     found = {board: result for board in BOARDS if (result := ledger.agreement(board))}
@@ -65,7 +65,7 @@ def add(
     note: Annotated[str, typer.Option(help="What was submitted, and where.")] = "",
 ) -> None:
     """Record what a run scored elsewhere, in RUN/leaderboard.json; the last score counts."""
-    from somaseg.experiments.recorded import LEADERBOARD, add_result
+    from somaseg.runs.recorded import LEADERBOARD, add_result
 
     add_result(run, public, private, note)
     typer.echo(f"recorded in {run / LEADERBOARD}")
@@ -83,7 +83,7 @@ def import_table(
     folder: FolderArgument = Path(),
 ) -> None:
     """Take entries from elsewhere into FOLDER/ledger.csv; nothing is taken twice."""
-    from somaseg.experiments.ledger import EXTERNAL, import_rows
+    from somaseg.runs.ledger import EXTERNAL, import_rows
 
     added, known = import_rows(folder, table)
     typer.echo(f"{folder / EXTERNAL}: {added} entries added, {known} were known")
@@ -95,7 +95,7 @@ def export_table(
     folder: FolderArgument = Path(),
 ) -> None:
     """Write all scored entries, by class, with the settings that differ, as one CSV."""
-    from somaseg.experiments.ledger import export_rows, read_ledger
+    from somaseg.runs.ledger import export_rows, read_ledger
 
     typer.echo(f"{table}: {export_rows(read_ledger(folder), table)} entries")
 

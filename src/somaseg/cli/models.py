@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from somaseg.experiments.presets import Measured
+    from somaseg.models.catalogue import Measured
 
 
 def models(
@@ -32,10 +32,10 @@ def models(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from somaseg.experiments.presets import describe_preset, list_families, list_presets
+    from somaseg.models.catalogue import describe_preset, list_families, list_presets
 
     if card:
-        from somaseg.experiments.load import describe_model
+        from somaseg.predict.load import describe_model
 
         facts = describe_model(name)
         if as_json:

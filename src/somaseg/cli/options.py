@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from somaseg.experiments.store import DataConfig
+    from somaseg.runs.run import DataConfig
 
 ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with label images."
 
@@ -45,7 +45,7 @@ FoldViewsOption = Annotated[
 
 def data_config(data: Path, format: str, images: Path | None) -> "DataConfig":
     """Where the data are, by paths that hold from any folder."""
-    from somaseg.experiments.store import DataConfig
+    from somaseg.runs.run import DataConfig
 
     return DataConfig(
         path=str(data.resolve()),

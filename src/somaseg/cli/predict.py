@@ -59,8 +59,8 @@ def predict(
     Images above 16 megapixels go through in bounded memory: their overlays are OUT/overlays/ID.tif,
     they are left out of submission.csv, and after a stop the same command goes on where it was.
     """
-    from somaseg.experiments.load import load_segmenter
-    from somaseg.experiments.outputs import segment_samples
+    from somaseg.predict.load import load_segmenter
+    from somaseg.predict.outputs import segment_samples
 
     samples = _gather(images)
     segmenter = load_segmenter(model, views, tile, overlap)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from somaseg.experiments.execute import Report
+    from somaseg.runs.execute import Report
 
 
 def bar_columns() -> "list[ProgressColumn]":

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from somaseg.experiments.tuning import RunScores
+    from somaseg.runs.tuning import RunScores
 
 
 def parse_weights(text: str | None, option: str = "--weights") -> dict[str, float] | None:

@@ -18,7 +18,7 @@ from somaseg.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from somaseg.experiments.search import Search
+    from somaseg.runs.search import Search
 
 
 def search(
@@ -64,11 +64,11 @@ def search(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights
-    from somaseg.experiments.execute import default_jobs
-    from somaseg.experiments.search import Search, SearchConfig, run_search
-    from somaseg.experiments.space import read_space
-    from somaseg.experiments.store import RunConfig
     from somaseg.models.registry import load_preset, validate
+    from somaseg.runs.execute import default_jobs
+    from somaseg.runs.run import RunConfig
+    from somaseg.runs.search import Search, SearchConfig, run_search
+    from somaseg.runs.space import read_space
 
     preset = load_preset(model)
     base: dict[str, Any] = {

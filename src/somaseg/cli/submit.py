@@ -44,8 +44,8 @@ def submit(
     Nothing is written unless all is well.
     """
     from somaseg.data.load import read_dataset
-    from somaseg.evaluation.inputs import read_predictions
     from somaseg.export.competition import write_submission
+    from somaseg.scoring.inputs import read_predictions
 
     reading = read_dataset(images)
     reading.faults.raise_errors()

@@ -77,10 +77,10 @@ def train(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights, print_run_scores
-    from somaseg.experiments.cross_validate import cross_validate, score_run
-    from somaseg.experiments.execute import default_jobs
-    from somaseg.experiments.store import DataConfig, Run, RunConfig
     from somaseg.models.registry import load_preset, validate
+    from somaseg.runs.cross_validate import cross_validate, score_run
+    from somaseg.runs.execute import default_jobs
+    from somaseg.runs.run import DataConfig, Run, RunConfig
 
     class_weights = parse_weights(weights)
     preset = load_preset(model)

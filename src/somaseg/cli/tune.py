@@ -39,9 +39,9 @@ def tune(
     into the model files, and RUN/rescore.json if rescoring helps.
     """
     from somaseg.cli.scores import parse_weights, print_run_scores
-    from somaseg.experiments.cross_validate import score_run
-    from somaseg.experiments.store import Run
-    from somaseg.settle.grid import AXES
+    from somaseg.decide.grid import AXES
+    from somaseg.runs.cross_validate import score_run
+    from somaseg.runs.run import Run
 
     opened = Run.open(run)
     chosen = AXES if search is None else [name.strip() for name in search.split(",")]

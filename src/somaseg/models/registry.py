@@ -36,7 +36,7 @@ class Preset(BaseModel):
     Attributes:
         about: one line for `somaseg models`.
         model: the family's config.
-        training: fields of :class:`somaseg.training.settings.TrainSettings`.
+        training: fields of :class:`somaseg.models.training.settings.TrainSettings`.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from somaseg.evaluation.agreement import Agreement
+from somaseg.scoring.agreement import Agreement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

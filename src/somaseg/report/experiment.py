@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from somaseg.data.types import Dataset
-from somaseg.evaluation import CompetitionScore, compare
-from somaseg.evaluation.agreement import Agreement
-from somaseg.evaluation.explain import CAUSES, Losses, explain_score
+from somaseg.decide import Settle
 from somaseg.files import write_text
 from somaseg.instances import Instances
 from somaseg.report.agreement import Points, agreement_figure, agreement_text
 from somaseg.report.eda import data_sections
 from somaseg.report.html import jpeg_uri, render, svg_uri
 from somaseg.report.overlays import side_by_side
-from somaseg.settle import Settle
+from somaseg.scoring import CompetitionScore, compare
+from somaseg.scoring.agreement import Agreement
+from somaseg.scoring.explain import CAUSES, Losses, explain_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

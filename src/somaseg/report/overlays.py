@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from somaseg.data.images import normalise, to_gray
 from somaseg.errors import SomasegError
-from somaseg.evaluation import Overlaps
 from somaseg.files import atomic_path
 from somaseg.instances import Instances
+from somaseg.scoring import Overlaps
 
 RGB = npt.NDArray[np.uint8]
 

@@ -1,5 +1,5 @@
-from somaseg.settle import SettleSettings
-from somaseg.training.settings import TrainSettings
+from somaseg.decide import SettleSettings
+from somaseg.models.training.settings import TrainSettings
 from tests.models.contract import STILL, Contract
 from tests.models.rcnn.make import SMALL
 

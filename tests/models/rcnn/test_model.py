@@ -5,9 +5,9 @@ import torch
 from somaseg.data.augment import prepare_image
 from somaseg.data.synthetic import make_image
 from somaseg.models.rcnn.targets import Truth
-from somaseg.training.info import learn_info
-from somaseg.training.loop import train_network
-from somaseg.training.settings import TrainSettings
+from somaseg.models.training.info import learn_info
+from somaseg.models.training.loop import train_network
+from somaseg.models.training.settings import TrainSettings
 from tests.models.contract import training_samples
 from tests.models.rcnn.make import model
 

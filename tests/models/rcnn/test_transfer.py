@@ -3,7 +3,7 @@ import torch
 
 from somaseg.errors import SomasegError
 from somaseg.models.base import ModelInfo
-from somaseg.training.transfer import start_from
+from somaseg.models.training.transfer import start_from
 from tests.models.rcnn.make import model
 
 LITE = {"class_agnostic_boxes": True}

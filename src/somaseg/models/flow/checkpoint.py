@@ -13,8 +13,8 @@ from torch import Tensor
 
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path
-from somaseg.nn.cpnet import CPNet
-from somaseg.nn.encoders import read_weights
+from somaseg.models.nn.cpnet import CPNet
+from somaseg.models.nn.encoders import read_weights
 
 URL = "https://www.cellpose.org/models"
 """Where Cellpose 1 to 3 download their models from."""
@@ -149,7 +149,7 @@ _THEIR_NAMES = (
 
 
 def cellpose_name(ours: str) -> str:
-    """Return the package's name of a tensor of :class:`somaseg.nn.cpnet.CPNet`."""
+    """Return the package's name of a tensor of :class:`somaseg.models.nn.cpnet.CPNet`."""
     for pattern, theirs in _THEIR_NAMES:
         ours = re.sub(pattern, theirs, ours)
     return ours

@@ -5,8 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from somaseg.models.base import ModelConfig
-from somaseg.nn.cpnet import WIDTHS
-from somaseg.nn.encoders import BUNDLED
+from somaseg.models.nn.cpnet import WIDTHS
+from somaseg.models.nn.encoders import BUNDLED
 
 CPNET = "cpnet"
 """The encoder's name that stands for Cellpose's whole network."""

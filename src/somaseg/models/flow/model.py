@@ -10,9 +10,9 @@ from somaseg.models.flow.checkpoint import load_cellpose
 from somaseg.models.flow.config import CPNET, FlowConfig
 from somaseg.models.flow.network import MARGIN, FlowNetwork
 from somaseg.models.flow.tiling import resize_bilinear, run_tiled
-from somaseg.nn.cpnet import CPNet
-from somaseg.nn.encoders import Encoder
-from somaseg.nn.unet import UNet
+from somaseg.models.nn.cpnet import CPNet
+from somaseg.models.nn.encoders import Encoder
+from somaseg.models.nn.unet import UNet
 
 
 class FlowModel(FlowNetwork):

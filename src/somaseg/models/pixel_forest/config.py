@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from somaseg.models.base import ModelConfig
-from somaseg.nn.encoders import BUNDLED
+from somaseg.models.nn.encoders import BUNDLED
 
 
 class PixelForestConfig(ModelConfig):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from somaseg.models.base import Gray, Maps
 from somaseg.models.dense import resize_maps
-from somaseg.nn.encoders import Encoder
+from somaseg.models.nn.encoders import Encoder
 
 STRIDE = 2
 """Working pixels a step of the features' grid."""

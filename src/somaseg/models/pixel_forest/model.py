@@ -14,6 +14,7 @@ from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.models.base import Dense, Estimator, Gray, Maps, ModelInfo, Table
 from somaseg.models.dense import cell_means, enlarge, run_scaled, soften
+from somaseg.models.nn.encoders import Encoder
 from somaseg.models.pixel_forest import boosting
 from somaseg.models.pixel_forest.config import PixelForestConfig
 from somaseg.models.pixel_forest.features import STRIDE, PixelFeatures
@@ -27,7 +28,6 @@ from somaseg.models.pixel_forest.pixels import (
     shares,
 )
 from somaseg.models.watershed import watershed_instances
-from somaseg.nn.encoders import Encoder
 
 PIECE = 1024
 """Side of what is made features of at a time in training, in image pixels: bounds the memory."""

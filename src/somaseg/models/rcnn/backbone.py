@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, box_area, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from somaseg.models.nn.encoders import Encoder
 from somaseg.models.rcnn.config import RCNNConfig
-from somaseg.nn.encoders import Encoder
 
 
 class Pyramid(nn.Module):

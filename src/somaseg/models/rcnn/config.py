@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from somaseg.models.base import ModelConfig
-from somaseg.nn.encoders import BUNDLED
+from somaseg.models.nn.encoders import BUNDLED
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
-from somaseg.nn.encoders import read_weights
+from somaseg.models.nn.encoders import read_weights
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from somaseg.models.base import ModelConfig
-from somaseg.nn.encoders import BUNDLED
+from somaseg.models.nn.encoders import BUNDLED
 
 
 class SemanticConfig(ModelConfig):

@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
+from somaseg.models.nn.attention_unet import AttentionUNet
+from somaseg.models.nn.encoders import BUNDLED, Encoder, fill, load_pretrained, read_weights
+from somaseg.models.nn.unet import UNet
 from somaseg.models.semantic.config import SemanticConfig
-from somaseg.nn.attention_unet import AttentionUNet
-from somaseg.nn.encoders import BUNDLED, Encoder, fill, load_pretrained, read_weights
-from somaseg.nn.unet import UNet
 
 TIMM = "tu-"
 """What smp puts before the name of a timm encoder."""

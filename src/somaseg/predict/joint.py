@@ -1,0 +1,45 @@
+"""Several predictors as one: their instances are fused before anything is decided."""
+
+import hashlib
+from collections.abc import Sequence
+
+from somaseg.decide import Fusion, fuse
+from somaseg.errors import SomasegError
+from somaseg.instances import Instances
+from somaseg.masks.flat import Size
+from somaseg.models.base import Gray
+from somaseg.predict.predictor import Finder, Predictor
+from somaseg.predict.tiles import Grid
+
+
+class JointPredictor(Finder):
+    """Predicts with several members, of any families, and fuses what they find in each tile.
+
+    Args:
+        members: predictors and their weights.
+        fusion: how they are joined.
+
+    Raises:
+        SomasegError: no member, or members that cut images differently.
+    """
+
+    def __init__(self, members: Sequence[tuple[Predictor, float]], fusion: Fusion) -> None:
+        if not members:
+            raise SomasegError("no member to predict with")
+        self.members, self.fusion = list(members), fusion
+        # Tiles must be the same for all: those of the member that needs the widest overlap.
+        self.widest = max((predictor for predictor, _ in members), key=lambda p: p.overlap)
+
+    def grid(self, size: tuple[int, ...]) -> Grid:
+        """Tiles of an image of ``size`` (h, w)."""
+        return self.widest.grid(size)
+
+    def find(self, gray: Gray, shape: Size | None = None) -> Instances:
+        """Raw instances of a prepared image or tile, in one pass; see :meth:`Finder.find`."""
+        found = [predictor.find(gray, shape) for predictor, _ in self.members]
+        return fuse(found, [weight for _, weight in self.members], self.fusion)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that differ if predictions may."""
+        parts = [(predictor.fingerprint(), weight) for predictor, weight in self.members]
+        return hashlib.sha256(repr((parts, self.fusion)).encode()).hexdigest()[:16]

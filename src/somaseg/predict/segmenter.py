@@ -1,0 +1,134 @@
+"""From an image to final masks: prediction and settling in one object."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from somaseg.decide import Fusion, Settle, default_settings, parse_settings, settle
+from somaseg.decide.rescore import Rescorer
+from somaseg.errors import SomasegError
+from somaseg.instances import Instances
+from somaseg.models.base import Image, Model
+from somaseg.models.bundle import Bundle
+from somaseg.models.registry import load_model
+from somaseg.predict.joint import JointPredictor
+from somaseg.predict.large import Bands, segment_large
+from somaseg.predict.predictor import TILE, Finder, Predictor, Progress
+
+
+class Segmenter:
+    """Finds the cells of an image: hard, disjoint masks with class and score.
+
+    Args:
+        predictor: gives raw instances.
+        names: class names.
+        settings: by class name.
+        one_class: whether all cells of an image are of one class.
+
+    Attributes:
+        rescorer: learned scores, with settings of their own, if the run has them. Not for
+            :meth:`large`: they compare a mask with the others of the whole image.
+    """
+
+    rescorer: Rescorer | None = None
+
+    def __init__(
+        self, predictor: Finder, names: Sequence[str], settings: Settle, one_class: bool
+    ) -> None:
+        self.predictor, self.names = predictor, tuple(names)
+        self.settings, self.one_class = settings, one_class
+
+    @classmethod
+    def of_models(
+        cls,
+        models: Sequence[Model],
+        settings: Settle | None = None,
+        views: str = "none",
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of a model, or of several of one family.
+
+        Args:
+            models: of the same classes.
+            settings: by class name; by default the first model's tuned ones.
+            views: test-time views, a key of :data:`somaseg.predict.views.VIEWS`.
+            tile: larger images go through in tiles of this side, in image pixels.
+            overlap: of neighbouring tiles; by default as wide as eight cells.
+        """
+        info = models[0].info
+        if settings is None and info.settle:
+            settings = parse_settings(info.settle, info.names)
+        settings = settings or default_settings(info.names)
+        return cls(Predictor(models, views, tile, overlap), info.names, settings, info.one_class)
+
+    @classmethod
+    def load(
+        cls,
+        paths: Sequence[str | Path],
+        settings: Settle | None = None,
+        views: str = "none",
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of model files; see :meth:`of_models`."""
+        return cls.of_models([load_model(path) for path in paths], settings, views, tile, overlap)
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Bundle,
+        views: str | None = None,
+        tile: int = TILE,
+        overlap: int | None = None,
+    ) -> Self:
+        """Make one of a bundle.
+
+        Args:
+            bundle: members, and how they are joined and settled.
+            views: test-time views for all members; by default those that each was tuned with.
+            tile: larger images go through in tiles of this side, in image pixels.
+            overlap: of neighbouring tiles; by default as wide as eight cells.
+        """
+        info = bundle.members[0].models[0].info
+        predictors = [Predictor(m.models, views or m.views, tile, overlap) for m in bundle.members]
+        predictor: Finder = predictors[0]
+        if bundle.method is not None:
+            weighted = [(p, m.weight) for p, m in zip(predictors, bundle.members, strict=True)]
+            fusion = Fusion.model_validate({"method": bundle.method})
+            predictor = JointPredictor(weighted, fusion)
+        settings = parse_settings(bundle.settle, info.names)
+        return cls(predictor, info.names, settings, info.one_class)
+
+    def __call__(self, image: Image) -> Instances:
+        """Segment one image, (h, w) or (h, w, 3), of any intensity range.
+
+        Raises:
+            SomasegError: the array is no such image.
+        """
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+            raise SomasegError(f"image of shape {image.shape}: must be (h, w) or (h, w, 3)")
+        raw = self.predictor(image)
+        if self.rescorer is not None and self.rescorer.settings is not None:
+            return settle(self.rescorer(raw), self.rescorer.settings, one_class=self.one_class)
+        return settle(raw, self.settings, one_class=self.one_class)
+
+    def large(
+        self,
+        image: Image,
+        folder: str | Path,
+        levels: tuple[float, float] | None = None,
+        stamp: Any = None,
+        progress: Progress | None = None,
+    ) -> Bands:
+        """Segment one image in bounded memory; see :func:`segment_large`."""
+        return segment_large(
+            self.predictor,
+            self.settings,
+            self.one_class,
+            image,
+            folder,
+            levels,
+            stamp,
+            progress,
+        )

@@ -1,0 +1,105 @@
+"""Cross-validate a model: train on every fold, score the out-of-fold predictions."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from somaseg.data.types import Dataset
+from somaseg.decide.grid import AXES
+from somaseg.errors import SomasegError
+from somaseg.files import read_json
+from somaseg.runs.disk import check_disk
+from somaseg.runs.execute import Report, execute
+from somaseg.runs.run import Run
+from somaseg.runs.tracking import track_scores
+from somaseg.runs.tuning import RunScores, draw_curves, tune_run
+
+
+def cross_validate(
+    run: Run,
+    jobs: int,
+    report: Report,
+    refit: bool = False,
+    only: Sequence[int] | None = None,
+) -> None:
+    """Train and predict every fold that is not finished; at will, also a model of all images.
+
+    Args:
+        run: the run; finished folds are left as they are, begun ones go on.
+        jobs: folds at a time.
+        report: told what the tasks tell.
+        refit: also train on all images, for predicting new ones.
+        only: these folds alone, for a quick look or a comparison that need not be of all images.
+
+    Raises:
+        SomasegError: the run has no such fold, or a task failed.
+    """
+    chosen = range(run.config.folds) if only is None else sorted(set(only))
+    for fold in chosen:
+        if not 0 <= fold < run.config.folds:
+            raise SomasegError(f"fold {fold}: {run.folder} has folds 0 to {run.config.folds - 1}")
+    folds: list[int | None] = [*chosen, *([None] if refit else [])]
+    train_parts([(run.part(fold).name, run, fold) for fold in folds], jobs, report)
+
+
+def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report: Report) -> None:
+    """Train folds, of one run or several, that are not finished.
+
+    Args:
+        parts: what a fold is called in reports, its run, its number (none: all images).
+        jobs: folds at a time.
+        report: told what the tasks tell.
+
+    Raises:
+        SomasegError: the disk is too small, or a task failed.
+    """
+    left = [(name, run, fold) for name, run, fold in parts if not run.finished(fold)]
+    if left:
+        check_disk([(run, fold) for _, run, fold in left], jobs)
+        tasks = [
+            (name, [str(run.folder), "all" if fold is None else str(fold)])
+            for name, run, fold in left
+        ]
+        execute(tasks, jobs, report)
+
+
+def score_run(
+    run: Run,
+    dataset: Dataset,
+    weights: Mapping[str, float] | None = None,
+    search: Collection[str] = AXES,
+    rescore: bool = False,
+) -> RunScores:
+    """Tune and score a run's out-of-fold predictions; write ``scores.json`` and ``tuning.png``.
+
+    Args:
+        run: with all folds finished, or some: then the score is that of their images.
+        dataset: its annotated images.
+        weights: weight of each class for a weighted score.
+        search: the settings that are tuned, some of :data:`somaseg.decide.grid.AXES`.
+        rescore: also learn scores, and keep them if they help; see :func:`tune_run`.
+    """
+    scores = tune_run(run, dataset, weights, search, rescore)
+    folds = run.finished_folds()
+    notes = [read_json(run.part(fold) / "training.json") for fold in folds]
+    run.save_scores(
+        {
+            **{
+                name: getattr(scores, name).to_json()
+                for name in ("nested", "untuned", "optimistic")
+            },
+            "rescored": scores.rescored
+            and {
+                "nested": scores.rescored.nested.to_json(),
+                "optimistic": scores.rescored.optimistic.to_json(),
+                "used": scores.rescoring_helps,
+            },
+            "folds": folds,
+            "training": {
+                "seconds": sum(note["seconds"] for note in notes),
+                "cpu_seconds": sum(note["cpu_seconds"] for note in notes),
+                "parameters": notes[0]["parameters"],
+            },
+        }
+    )
+    draw_curves(run.folder / "tuning.png", scores.tuned)
+    track_scores(run, dataset, scores)
+    return scores

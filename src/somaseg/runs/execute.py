@@ -1,0 +1,117 @@
+"""Run tasks as local processes, some at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from somaseg.errors import SomasegError
+from somaseg.models.training.loop import default_threads
+
+Report = Callable[[str, dict[str, Any]], None]
+"""Called as ``report(task name, event)``; events are those of the task, and ``{"ended": code}``."""
+
+
+def execute(
+    tasks: Sequence[tuple[str, Sequence[str]]],
+    jobs: int,
+    report: Report,
+    module: str = "somaseg.runs.tasks",
+) -> None:
+    """Run tasks, ``jobs`` at a time, until all have ended.
+
+    Args:
+        tasks: name and arguments of ``python -m MODULE``.
+        jobs: processes at a time; they share the machine's cores.
+        report: told what they print; called from several threads, one at a time.
+        module: what is run; it prints its events as ``tasks`` does.
+
+    Raises:
+        SomasegError: a task failed; the others that were running have been let finish.
+        KeyboardInterrupt: the running tasks have been stopped.
+    """
+    environment = dict(os.environ)
+    threads = str(default_threads(min(jobs, len(tasks)) or 1))
+    # Two processes with two threads each on two cores are many times slower than with one each.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        environment.setdefault(name, threads)
+    waiting = list(tasks)
+    running: list[subprocess.Popen[str]] = []
+    failures: list[str] = []
+    lock = threading.Lock()
+
+    def tell(name: str, event: dict[str, Any]) -> None:
+        with lock:
+            if "error" in event:
+                failures.append(f"{name}: {event['error']}")
+            report(name, event)
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not waiting or failures:
+                    return
+                name, arguments = waiting.pop(0)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+                running.append(process)
+            _follow(process, lambda event, name=name: tell(name, event))  # type: ignore[misc]
+
+    threads_running = [threading.Thread(target=work, daemon=True) for _ in range(max(jobs, 1))]
+    try:
+        for thread in threads_running:
+            thread.start()
+        for thread in threads_running:
+            # A join without a time limit would not let Ctrl-C through.
+            while thread.is_alive():
+                thread.join(0.2)
+    except BaseException:
+        with lock:
+            waiting.clear()
+            for process in running:
+                process.terminate()
+        raise
+    if failures:
+        raise SomasegError("; ".join(failures))
+
+
+def _follow(process: "subprocess.Popen[str]", tell: Callable[[dict[str, Any]], None]) -> None:
+    """Pass on a task's events until it ends."""
+    errors: list[str] = []
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stderr = process.stderr
+    # Both pipes are read at once: a full one would stop the task.
+    reader = threading.Thread(target=lambda: errors.extend(stderr), daemon=True)
+    reader.start()
+    told = False
+    for line in process.stdout:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a library's own print
+        told |= "error" in event
+        tell(event)
+    code = process.wait()
+    reader.join()
+    if code and not told:
+        reason = next((x.strip() for x in reversed(errors) if x.strip()), f"exit code {code}")
+        if code < 0:
+            reason = f"was stopped by signal {-code} (out of memory?); run the same command again"
+        tell({"error": reason})
+    tell({"ended": code})
+
+
+def default_jobs() -> int:
+    """Tasks at a time that this machine bears: one a GPU, else one a core."""
+    import torch
+
+    return torch.cuda.device_count() or default_threads(1)

@@ -1,0 +1,281 @@
+"""Plan a whole experiment from the data, the machine and the time given.
+
+The plan is a YAML that a user reads, changes and runs again; the reason of each choice stands
+above it as a comment. After nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z): a
+fingerprint of the data decides, by rules that anyone can read, and nothing is learned here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from somaseg.data.fingerprint import Fingerprint
+from somaseg.errors import SomasegError
+from somaseg.files import read_yaml, write_text
+from somaseg.models.registry import load_preset, parse_config, validate
+from somaseg.models.training.settings import TrainSettings
+from somaseg.runs.hardware import Hardware
+from somaseg.runs.run import DataConfig
+
+CANDIDATES: Mapping[str, tuple[str, ...]] = {
+    # The most different families first: they err differently, which is what an ensemble lives on.
+    "cpu": ("flow_lite", "cascade_rcnn_lite", "unet_lite"),
+    "gpu": ("flow_lite", "cascade_ms_rcnn_r50", "unet_r34", "pointrend_r50"),
+}
+TRAINING_SHARE = 0.85
+"""Of the time given; the rest is for predicting, tuning, joining and reporting."""
+LEAST_STEPS = 0.6
+"""Share of a preset's steps below which a member is not worth its time."""
+MOST_STEPS = 8.0
+"""Multiple of a preset's steps beyond which more of the same brings nothing."""
+
+
+class Member(BaseModel):
+    """One model family of the ensemble, trained on every fold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="folder name of its run")
+    preset: str = Field("", description="where the configuration comes from")
+    model: dict[str, Any]
+    training: TrainSettings = TrainSettings()
+    views: Literal["none", "flips", "all"] = "none"
+    start_from: str | None = Field(None, description="model file whose weights it starts from")
+
+
+class Plan(BaseModel):
+    """All that `somaseg fit` will do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: DataConfig
+    folds: int = Field(3, ge=2, description="folds of the cross-validation")
+    seed: int = Field(0, description="of the folds")
+    jobs: int = Field(1, ge=1, description="trainings side by side")
+    weights: dict[str, float] | None = Field(
+        None, description="weight of each class in the score that decides; none: of each image"
+    )
+    pretrain: DataConfig | None = Field(
+        None, description="other annotated images to train on first; classes may differ"
+    )
+    pretrain_share: float = Field(
+        0.3, gt=0, le=1, description="steps on them, as a share of each member's steps"
+    )
+    refit: bool = Field(
+        False,
+        description="train the chosen members on all images at the end: one model of each goes "
+        "into the bundle, instead of one a fold",
+    )
+    methods: tuple[str, ...] = Field(
+        ("nmw", "wbf", "nms"), description="ways to join the members; the best is kept"
+    )
+    members: tuple[Member, ...] = Field(min_length=1)
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse two members of one name."""
+        names = [member.name for member in self.members]
+        if len(set(names)) < len(names):
+            raise ValueError("two members have one name; rename one")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the reason of each choice by the dotted name of its field."""
+
+    plan: Plan
+    reasons: dict[str, str]
+
+
+def candidates(hardware: Hardware) -> tuple[str, ...]:
+    """Presets that are considered on a machine, the most wanted first."""
+    return CANDIDATES["gpu" if hardware.gpus else "cpu"]
+
+
+def make_plan(
+    data: DataConfig,
+    facts: Fingerprint,
+    hardware: Hardware,
+    budget: float,
+    seconds: Mapping[str, float],
+    *,
+    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    pretrain: DataConfig | None = None,
+    refit: bool = False,
+) -> Planned:
+    """Decide everything.
+
+    Args:
+        data: the annotated images.
+        facts: their fingerprint.
+        hardware: of this machine.
+        budget: seconds for the whole experiment.
+        seconds: measured seconds a training step of each candidate preset, one job on its own.
+        seed: of folds and training.
+        weights: weight of each class in the score.
+        pretrain: images to train on first.
+        refit: train the chosen members on all images at the end.
+
+    Raises:
+        SomasegError: too few images, or not even one member can be trained in the time.
+    """
+    if facts.annotated < 4:
+        raise SomasegError(
+            f"{data.path}: {facts.annotated} annotated images; four are the least to train, tune "
+            "and score apart"
+        )
+    reasons: dict[str, str] = {}
+    folds = 3 if facts.annotated < 100 else 5
+    folds = min(folds, facts.annotated // 2)
+    reasons["folds"] = (
+        f"{facts.annotated} annotated images: each model learns from "
+        f"{facts.annotated - facts.annotated // folds} of them and is scored on the others"
+    )
+    jobs = hardware.jobs
+    reasons["jobs"] = f"{hardware}; one training a {'GPU' if hardware.gpus else 'core'}"
+    reasons["weights"] = (
+        "given" if weights else "every image weighs as much as another, whatever its class"
+    )
+    available = budget * TRAINING_SHARE * jobs
+    considered = candidates(hardware)
+    trainings = folds + refit
+    chosen, factor = _choose(considered, seconds, available / trainings)
+    minutes = available / 60
+    reasons["members"] = (
+        f"{len(chosen)} of {', '.join(considered)}: {minutes:.0f} minutes of training in "
+        f"all ({budget / 60:.0f} minutes × {jobs} jobs × {TRAINING_SHARE:.0%}), "
+        + "; ".join(f"{name} takes {seconds[name]:.2f} s a step" for name in chosen)
+    )
+    members = []
+    for place, name in enumerate(chosen):
+        preset = load_preset(name)
+        training = TrainSettings.model_validate({**preset.training, "seed": seed})
+        steps = max(1, round(training.steps * factor))
+        reasons[f"members.{place}.training.steps"] = (
+            f"{factor:.2f} × the preset's {training.steps}: "
+            f"{steps * seconds[name] / 60:.0f} minutes for each of {folds} folds"
+            + (" and all images" if refit else "")
+        )
+        crop = _crop(training.crop, facts)
+        if crop != training.crop:
+            reasons[f"members.{place}.training.crop"] = (
+                f"the largest image has a side of {_longest(facts)} pixels: "
+                f"{crop} instead of {training.crop}"
+            )
+        members.append(
+            Member(
+                name=name,
+                preset=name,
+                model=dict(preset.model),
+                training=training.model_copy(update={"steps": steps, "crop": crop}),
+                views="flips" if preset.model["family"] in ("flow", "semantic") else "none",
+            )
+        )
+        if facts.overall.diameter is not None and "diameter" in preset.model:
+            reasons[f"members.{place}.model"] = (
+                f"cells of {facts.overall.diameter.median:.0f} pixels (median) are brought to "
+                f"{preset.model['diameter']}"
+            )
+    if pretrain is not None:
+        reasons["pretrain"] = "given; every member is trained on it first, then on the data"
+    if refit:
+        reasons["refit"] = "given: a smaller, faster model; its score is still that of the folds"
+    plan = Plan(
+        data=data,
+        folds=folds,
+        seed=seed,
+        jobs=jobs,
+        weights=dict(weights) if weights else None,
+        pretrain=pretrain,
+        refit=refit,
+        members=tuple(members),
+    )
+    return Planned(plan, reasons)
+
+
+def _choose(
+    candidates: Sequence[str], seconds: Mapping[str, float], available: float
+) -> tuple[list[str], float]:
+    """Take the first candidates that all fit; all get the same multiple of their steps.
+
+    Args:
+        candidates: presets, the most wanted first.
+        seconds: a step.
+        available: seconds of training for one fold of all members.
+    """
+    costs = {name: load_preset(name).training["steps"] * seconds[name] for name in candidates}
+    for count in range(len(candidates), 0, -1):
+        chosen = list(candidates[:count])
+        factor = available / sum(costs[name] for name in chosen)
+        if factor >= LEAST_STEPS or count == 1:
+            break
+    if factor < LEAST_STEPS / 6:
+        raise SomasegError(
+            f"--budget: there is time for {factor:.0%} of the steps that {chosen[0]} takes on this "
+            f"machine; give at least {LEAST_STEPS / factor:.1f} times as much"
+        )
+    return chosen, min(factor, MOST_STEPS)
+
+
+def _longest(facts: Fingerprint) -> int:
+    return max(max(size.height, size.width) for size in facts.sizes)
+
+
+def _crop(crop: int, facts: Fingerprint) -> int:
+    """Make a crop no larger than what the largest image, doubled, can fill."""
+    limit = max(64, 2 * _longest(facts) // 32 * 32)
+    return min(crop, limit)
+
+
+def write_plan(path: str | Path, planned: Planned) -> None:
+    """Write a plan as YAML, the reasons above the fields."""
+    fields = planned.plan.model_dump(mode="json")
+    head = "# What `somaseg fit` will do. Change what you know better and run it again:\n"
+    head += "# members may be added (any `somaseg models`), removed or changed.\n"
+    write_text(path, head + "\n".join(_lines(fields, planned.reasons, "", 0)) + "\n")
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        SomasegError: no such file, not YAML, or a field that is wrong: it is named.
+    """
+    fields = read_yaml(path)
+    plan = validate(Plan, fields if isinstance(fields, dict) else {}, str(path))
+    for member in plan.members:
+        parse_config(member.model, f"{path}: member {member.name}")
+    return plan
+
+
+def _lines(value: Any, reasons: Mapping[str, str], name: str, depth: int) -> list[str]:
+    """Lay nested fields out as YAML, with comments; leaves are written by the YAML library."""
+    pad = "  " * depth
+    out: list[str] = []
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        full = f"{name}.{key}" if name else str(key)
+        if full in reasons:
+            out.append(f"{pad}# {reasons[full]}")
+        branch = (isinstance(item, dict) and bool(item)) or (
+            isinstance(item, list) and any(isinstance(i, dict) for i in item)
+        )
+        if isinstance(value, list):
+            inner = _lines(item, reasons, full, depth + 1)
+            # The first field stands on the dash's own line; a comment above it goes before.
+            first = next(i for i, line in enumerate(inner) if not line.lstrip().startswith("#"))
+            out += [line[2:] for line in inner[:first]]
+            out.append(f"{pad}- {inner[first].lstrip()}")
+            out += inner[first + 1 :]
+        elif branch:
+            out.append(f"{pad}{key}:")
+            out += _lines(item, reasons, full, depth + 1)
+        else:
+            # In a list of one, the library writes any leaf on one line.
+            text = yaml.safe_dump([item], default_flow_style=True, width=10_000).strip()[1:-1]
+            out.append(f"{pad}{key}: {text}")
+    return out

@@ -1,0 +1,265 @@
+"""A run: a folder that anyone can read.
+
+::
+
+    RUN/config.yaml          what was asked for: data, folds, model, training
+    RUN/folds.json           fold of each image
+    RUN/fold0/               metrics.csv, model.safetensors, predictions.npz (raw, out of fold)
+    RUN/all/                 the same for a model of all images, without predictions
+    RUN/settle.json          tuned settings by class
+    RUN/rescore.json         learned scores and the settings tuned for them, if they help
+    RUN/scores.json          out-of-fold scores
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
+from somaseg.data.load import Format
+from somaseg.errors import SomasegError
+from somaseg.files import read_json, write_json, write_text
+from somaseg.instances import Instances
+from somaseg.models.registry import parse_config, validate
+from somaseg.models.training.settings import TrainSettings
+from somaseg.predict.store import load_predictions
+
+FOLDS = "folds.json"
+
+
+class DataConfig(BaseModel):
+    """Where the data are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    format: Format = "auto"
+    images: str | None = None
+
+
+class RunConfig(BaseModel):
+    """All that decides a run's outcome."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: DataConfig
+    folds: int = Field(3, ge=2, description="folds of the cross-validation")
+    seed: int = Field(0, description="of the folds; training has its own")
+    preset: str = Field("", description="name of the preset that the model came from")
+    model: dict[str, Any]
+    training: TrainSettings = TrainSettings()
+    start_from: str | None = Field(
+        None, description="model file whose weights training starts from"
+    )
+    train_on: DataConfig | None = Field(
+        None, description="other annotations of the same images to learn from, as a mended copy"
+    )
+    views: Literal["none", "flips", "all", "scales", "flips+scales"] = Field(
+        "none", description="test-time views of out-of-fold prediction"
+    )
+    log: tuple[str, ...] = Field((), description="trackers besides the CSV")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder."""
+
+    folder: Path
+    config: RunConfig
+
+    @classmethod
+    def create(cls, folder: str | Path, config: RunConfig) -> "Run":
+        """Make the folder, or take up the one that was made with the same config.
+
+        Raises:
+            SomasegError: it holds a run of another config (the fields that differ are named), or
+                other files.
+        """
+        folder = Path(folder)
+        path = folder / "config.yaml"
+        parse_config(config.model)
+        if path.exists():
+            run = cls.open(folder)
+            differing = _differences(run.config.model_dump(), config.model_dump())
+            if differing:
+                raise SomasegError(
+                    f"{folder}: holds a run that differs in {', '.join(differing)}; "
+                    "give another --out, or the same options to go on with it"
+                )
+            return run
+        if folder.exists() and not _unused(folder):
+            raise SomasegError(f"{folder}: exists and is no run; give another --out")
+        dataset = load_annotated(config.data)
+        if config.train_on is not None:
+            learn_from(dataset, config.train_on)  # what is wrong with it is told now
+        folds = make_folds(dataset, config.folds, config.seed)
+        save_folds(folder / FOLDS, folds)
+        # The config is written last: a folder with it is a whole run.
+        write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        return cls(folder, config)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """Open a run.
+
+        Raises:
+            SomasegError: not a run, or its config is broken.
+        """
+        folder = Path(folder)
+        path = folder / "config.yaml"
+        try:
+            fields = yaml.safe_load(path.read_text("utf-8"))
+        except OSError as error:
+            raise SomasegError(f"{folder}: not a run (it has no config.yaml)") from error
+        except yaml.YAMLError as error:
+            raise SomasegError(
+                f"{path}: not valid YAML ({' '.join(str(error).split())})"
+            ) from error
+        return cls(folder, validate(RunConfig, fields or {}, str(path)))
+
+    def dataset(self) -> Dataset:
+        """Load the run's annotated images."""
+        return load_annotated(self.config.data)
+
+    def folds(self, dataset: Dataset) -> dict[str, int]:
+        """Load the fold of each image.
+
+        Raises:
+            SomasegError: the data set has changed since.
+        """
+        return load_folds(self.folder / FOLDS, dataset)
+
+    def training_samples(self, dataset: Dataset, fold: int | None) -> list[Sample]:
+        """Images that the model of a fold (none: of all images) learns from.
+
+        Raises:
+            SomasegError: the data set, or that of other annotations, has changed since.
+        """
+        folds = self.folds(dataset)
+        if self.config.train_on is not None:
+            dataset = learn_from(dataset, self.config.train_on)
+        return [sample for sample in dataset if folds[sample.id] != fold]
+
+    def part(self, fold: int | None) -> Path:
+        """Folder of a fold, or of the model of all images (none)."""
+        return self.folder / ("all" if fold is None else f"fold{fold}")
+
+    def model_path(self, fold: int | None) -> Path:
+        """Model file of a fold, or of all images."""
+        return self.part(fold) / "model.safetensors"
+
+    def predictions_path(self, fold: int) -> Path:
+        """Raw out-of-fold predictions of a fold."""
+        return self.part(fold) / "predictions.npz"
+
+    @property
+    def rescorer_path(self) -> Path:
+        """Learned scores, if there are any."""
+        return self.folder / "rescore.json"
+
+    def finished(self, fold: int | None) -> bool:
+        """Whether a fold's training, and prediction if it has one, is done."""
+        last = self.model_path(None) if fold is None else self.predictions_path(fold)
+        return last.exists()
+
+    def model_paths(self) -> list[Path]:
+        """The models to predict new images with: that of all images, or else those of the folds.
+
+        Raises:
+            SomasegError: training is not finished.
+        """
+        if self.model_path(None).exists():
+            return [self.model_path(None)]
+        paths = [self.model_path(fold) for fold in range(self.config.folds)]
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            raise SomasegError(
+                f"{self.folder}: {missing[0].relative_to(self.folder)} is missing; run the same "
+                "`somaseg train` again to finish it, or give one fold's model.safetensors"
+            )
+        return paths
+
+    def finished_folds(self) -> list[int]:
+        """Folds that are trained and predicted.
+
+        Raises:
+            SomasegError: none is.
+        """
+        folds = [fold for fold in range(self.config.folds) if self.finished(fold)]
+        if not folds:
+            raise SomasegError(
+                f"{self.folder}: no fold is finished; run the same `somaseg train` again"
+            )
+        return folds
+
+    def raw_predictions(self) -> dict[str, Instances]:
+        """Load the raw out-of-fold predictions of the images of all finished folds.
+
+        Raises:
+            SomasegError: no fold is finished.
+        """
+        out: dict[str, Instances] = {}
+        for fold in self.finished_folds():
+            out |= load_predictions(self.predictions_path(fold))
+        return out
+
+    def save_scores(self, scores: dict[str, Any]) -> None:
+        """Write ``scores.json``."""
+        write_json(self.folder / "scores.json", scores)
+
+    def scores(self) -> dict[str, Any]:
+        """Read ``scores.json``."""
+        scores: dict[str, Any] = read_json(self.folder / "scores.json")
+        return scores
+
+
+def _unused(folder: Path) -> bool:
+    """Whether a folder is empty, or a run's that was killed before its config was written."""
+    return folder.is_dir() and all(
+        path.name == FOLDS or path.name.startswith(f".{FOLDS}.") for path in folder.iterdir()
+    )
+
+
+def load_annotated(data: DataConfig) -> Dataset:
+    """Load a data set and keep its annotated images."""
+    dataset = load_dataset(data.path, data.format, data.images)
+    annotated = dataset.subset([s.id for s in dataset if s.instances is not None])
+    if not len(annotated):
+        raise SomasegError(f"{data.path}: no image in it is annotated")
+    return annotated
+
+
+def learn_from(dataset: Dataset, data: DataConfig) -> Dataset:
+    """Load other annotations of a data set's images, in its order.
+
+    Raises:
+        SomasegError: an image is missing there, or its size or the class names are others.
+    """
+    other = load_annotated(data)
+    if other.names != dataset.names:
+        raise SomasegError(
+            f"{data.path}: classes {', '.join(other.names)}, but {dataset.source} has "
+            f"{', '.join(dataset.names)}; they must be the same"
+        )
+    for sample in dataset:
+        if sample.id not in other or other[sample.id].size != sample.size:
+            raise SomasegError(
+                f"{data.path}: has no annotation of image {sample.id} of "
+                f"{sample.size[1]}×{sample.size[0]} pixels, which {dataset.source} has"
+            )
+    return other.subset(dataset.ids)
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the fields in which nested dicts differ."""
+    out: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}")
+    return out
