@@ -3,8 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
+import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +107,94 @@ def read_yaml(path: str | Path) -> Any:
         raise SomasegError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
+MARK = ".somaseg"
+"""A file in each folder that this program made and may delete whole."""
+
+_LONGEST = 150
+"""Characters of a file name made of an id: with an ending and a temporary name's, below 255 bytes
+of UTF-8 for what most ids are made of; longer ones end in a digest."""
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{n}{i}" for n in ("COM", "LPT") for i in range(1, 10))}
+
+
+def file_name(name: str) -> str:
+    """Make a file name of an image's id or a class's name; other names give other file names.
+
+    A plain name stays as it is. All else (separators, control characters, what Windows refuses, a
+    leading dot, a length that no file system takes) is written as ``%XX`` of its UTF-8 bytes, or
+    shortened to a beginning and a digest. So a path built from data stays in its folder.
+
+    Args:
+        name: any text.
+
+    Returns:
+        a name without separators, never empty, ``.`` or ``..``; to be followed by an ending.
+    """
+    plain = unicodedata.normalize("NFC", name)
+    kept = [
+        c
+        if (c.isalnum() or c in "-_. ()[]+=,;@#!~'&$^{}") and not (i == 0 and c in ". ")
+        else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
+        for i, c in enumerate(plain)
+    ]
+    out = "".join(kept)
+    if out.endswith((" ", ".")):
+        out = f"{out[:-1]}%{ord(out[-1]):02X}"
+    if out.split(".")[0].upper() in _RESERVED:
+        out = f"%{ord(out[0]):02X}{out[1:]}"
+    if plain != name or not out or len(out.encode()) > _LONGEST:
+        digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        # No plain name holds a percent sign: it would have been escaped.
+        out = f"{out.encode()[: _LONGEST - 20].decode('utf-8', 'ignore')}%{digest}"
+    return out
+
+
+def check_regular(path: str | Path) -> Path:
+    """Refuse what is no regular file: a pipe would hang a reader, a device fill the memory.
+
+    Raises:
+        SomasegError: nothing is there, or a folder, pipe, socket or device.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        if isinstance(error, FileNotFoundError):
+            reason = "a link to a file that is not there" if path.is_symlink() else "no such file"
+        raise SomasegError(f"{path}: {reason}") from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise SomasegError(f"{path}: {what}, not a file")
+    return path
+
+
+def own_folder(path: str | Path) -> Path:
+    """Make a folder and mark it as this program's, or take up one that is marked.
+
+    Raises:
+        SomasegError: it holds files, and no mark.
+        CannotWrite: it cannot be made.
+    """
+    path = Path(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / MARK).is_file():
+            if any(path.iterdir()):
+                raise SomasegError(f"{path}: holds files that somaseg did not write; move them")
+            (path / MARK).touch()
+    return path
+
+
+def remove_folder(path: str | Path) -> None:
+    """Delete a folder that :func:`own_folder` made; any other is left alone."""
+    path = Path(path)
+    if not path.is_symlink() and (path / MARK).is_file():
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _read_text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return check_regular(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise SomasegError(f"{path}: no such file") from error
     except OSError as error:
