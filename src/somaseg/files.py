@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -164,8 +167,25 @@ def check_regular(path: str | Path) -> Path:
         raise SomasegError(f"{path}: {reason}") from error
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise SomasegError(f"{path}: {what}, not a file")
+        raise SomasegError(f"{path}: cannot be read: {what}, not a file")
     return path
+
+
+DAMAGE = (
+    OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    SyntaxError, RecursionError, NotImplementedError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What decoders raise of bytes that are damaged: to be caught around the decoding alone, never
+around code of our own. No MemoryError: claims are checked before (:mod:`somaseg.limits`)."""
+
+
+def damaged(path: Path, why: object = "", fix: str = "copy the file again") -> SomasegError:
+    """Return the one line about a file whose content is not whole."""
+    reason = " ".join(str(why).split())
+    return SomasegError(
+        f"{path}: truncated or damaged{f' ({reason[:200]})' if reason else ''}; {fix}"
+    )
 
 
 def own_folder(path: str | Path) -> Path:

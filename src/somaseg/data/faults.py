@@ -33,6 +33,7 @@ KINDS: dict[str, Severity] = {
     "image without annotation": "warning",
     "image without cells": "warning",
     "annotation without image": "warning",
+    "turned image": "warning",
     "crowd region": "warning",
     "polygon outside": "warning",
     "duplicate mask": "warning",

@@ -1,25 +1,22 @@
-"""Read micrographs: PNG and JPEG (OpenCV), TIFF (tifffile); gray values and their normalisation."""
+"""Read micrographs: TIFF (tifffile), PNG (OpenCV), JPEG, BMP, WebP (Pillow); gray values.
 
-import os
-import struct
+Pixels are read as the file means them: inverted ones (WhiteIsZero) are turned back, palettes
+become colours. In label images the stored number is what counts, whatever colour it is shown in.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
+from somaseg.data.pictures import ORIENTATION, PICTURE_MAGICS, open_picture, png_bits, read_picture
+from somaseg.data.tiff import TIFF_MAGICS, describe, open_tiff, read_tiff
 from somaseg.errors import SomasegError
+from somaseg.files import DAMAGE, check_regular
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_GRAY = (0, 4)  # colour types: gray, gray with alpha
-_JPEG_MAGIC = b"\xff\xd8"
-_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# JPEG markers that carry the frame's size: SOF0-15 without DHT (C4), JPG (C8) and DAC (CC).
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
 
 def is_image_path(path: Path) -> bool:
@@ -28,14 +25,16 @@ def is_image_path(path: Path) -> bool:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files directly in ``folder``, by name.
+    """Return the image files directly in ``folder``, by name; with links to files that are gone.
 
     Raises:
         SomasegError: the folder is missing or cannot be listed.
     """
     folder = Path(folder)
     try:
-        return sorted(path for path in folder.iterdir() if is_image_path(path) and path.is_file())
+        return sorted(
+            path for path in folder.iterdir() if is_image_path(path) and not path.is_dir()
+        )
     except OSError as error:
         raise SomasegError(f"{folder}: cannot be listed ({error.strerror or error})") from error
 
@@ -44,22 +43,18 @@ def read_image(path: str | Path) -> npt.NDArray[Any]:
     """Read one micrograph.
 
     Alpha is dropped, other integer types than 8 and 16 bit unsigned become float32; gray values
-    are never rescaled.
+    are never rescaled. An orientation (EXIF, TIFF) is not applied: annotations are of the pixels
+    as stored; see :attr:`Header.orientation`.
 
     Returns:
         uint8, uint16 or float32; ``(h, w)`` for gray, ``(h, w, 3)`` for RGB.
 
     Raises:
-        SomasegError: no such file, not an image, truncated, several pages, not finite.
+        SomasegError: no such file, not an image, truncated, several pages, not finite, or more
+            pixels than are held at once (:mod:`somaseg.limits`).
     """
     path = Path(path)
-    image = _decode(path)
-    if image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4):
-        raise SomasegError(
-            f"{path}: {image.shape[2]} channels; give a gray or an RGB image (one file a channel)"
-        )
-    if image.ndim == 3:  # gray, gray + alpha, RGB, RGB + alpha
-        image = image[..., 0] if image.shape[2] <= 2 else image[..., :3]
+    image = _decode(path, shown=True)
     if image.dtype == np.bool_:
         image = image.astype(np.uint8)
     elif image.dtype not in (np.uint8, np.uint16):
@@ -78,7 +73,8 @@ def read_image(path: str | Path) -> npt.NDArray[Any]:
 def read_labels(path: str | Path) -> npt.NDArray[np.int32]:
     """Read a label image: 0 is background, each other value one cell.
 
-    8, 16 and 32 bit integers, and floats that hold whole numbers.
+    1 to 32 bit integers, and floats that hold whole numbers. With a colour table the stored
+    numbers count, not their colours.
 
     Returns:
         int32 ``(h, w)``.
@@ -87,9 +83,7 @@ def read_labels(path: str | Path) -> npt.NDArray[np.int32]:
         SomasegError: as :func:`read_image`; colour, negative or fractional values.
     """
     path = Path(path)
-    labels = _decode(path)
-    if labels.ndim == 3 and labels.shape[2] == 1:
-        labels = labels[..., 0]
+    labels = _decode(path, shown=False)
     if labels.ndim != 2:
         raise SomasegError(
             f"{path}: a label image has one channel, this has {labels.shape[2]}; "
@@ -114,11 +108,15 @@ class Header:
         size: ``(height, width)``.
         channels: 1 for gray, 3 for RGB; alpha is not counted.
         dtype: of the pixels as stored: ``uint8``, ``uint16``, ``float32``, …
+        orientation: how a viewer turns the stored pixels, as EXIF and TIFF number it; 1 is upright.
+        plain: the numbers stored are those to be read; not for palettes and inverted pixels.
     """
 
     size: tuple[int, int]
     channels: int
     dtype: str
+    orientation: int = 1
+    plain: bool = True
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -137,25 +135,19 @@ def image_header(path: str | Path) -> Header:
         SomasegError: no such file, not an image, header broken, several pages.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-            if head.startswith(_PNG_MAGIC):
-                width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
-                channels = 1 if colour in _PNG_GRAY else 3
-                return Header((height, width), channels, "uint16" if depth == 16 else "uint8")
-            if head.startswith(_JPEG_MAGIC):
-                return _jpeg_header(file)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except struct.error as error:
-        raise SomasegError(f"{path}: truncated in its header; copy the file again") from error
-    if head.startswith(_TIFF_MAGICS):
-        with _open_tiff(path) as tiff:
-            shape, dtype = _tiff_shape(tiff, path)
-        channels = 3 if len(shape) == 3 and shape[2] > 2 else 1
-        return Header((shape[0], shape[1]), channels, dtype)
-    raise _not_an_image(path, head)
+    head = _head(path)
+    if head.startswith(TIFF_MAGICS):
+        with open_tiff(path) as tiff:
+            page = describe(tiff, path)
+            return Header(page.size, page.colours, page.dtype, page.orientation, page.plain)
+    with open_picture(path, head) as file:
+        try:
+            orientation = int(file.getexif().get(ORIENTATION, 1))
+        except DAMAGE:  # of what a camera noted the pixels do not depend
+            orientation = 1
+        channels = 1 if file.mode in ("1", "L", "LA", "I", "I;16") else 3
+        kind = "uint16" if png_bits(head) == 16 else "uint8"
+        return Header((file.height, file.width), channels, kind, orientation)
 
 
 def to_gray(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -213,123 +205,29 @@ def stretch(gray: npt.NDArray[np.float32], bottom: float, top: float) -> npt.NDA
     return (gray.astype(np.float32) - np.float32(bottom)) / spread
 
 
-def _decode(path: Path) -> npt.NDArray[Any]:
-    """Return the pixels as stored, ``(h, w)`` or ``(h, w, c)``, RGB order."""
+def _decode(path: Path, shown: bool) -> npt.NDArray[Any]:
+    """Return the pixels, ``(h, w)`` or ``(h, w, 3)``; as they are shown, or the stored numbers."""
+    head = _head(path)
+    if head.startswith(TIFF_MAGICS):
+        return read_tiff(path, shown)
+    return read_picture(path, head, shown)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file that is one of those we read."""
     try:
-        # Reading the bytes ourselves: OpenCV cannot open every Unicode path on every system.
-        data = path.read_bytes()
+        with check_regular(path).open("rb") as file:
+            head = file.read(32)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if data.startswith(_TIFF_MAGICS):
-        return _decode_tiff(path, data)
-    if not data.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
-        raise _not_an_image(path, data[:32])
-    # Older OpenCV fills what a cut-off file lacks with gray, without a word.
-    end = b"IEND" if data.startswith(_PNG_MAGIC) else b"\xff\xd9"
-    image = _opencv(data) if end in data[-4096:] else None
-    if image is None:
-        raise SomasegError(f"{path}: truncated or damaged; copy the file again")
-    return image
-
-
-def _opencv(data: bytes) -> npt.NDArray[Any] | None:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if image is None or image.ndim == 2 or image.shape[2] not in (3, 4):
-        return image
-    return image[..., [2, 1, 0, 3][: image.shape[2]]]  # OpenCV's order is blue, green, red
-
-
-def _decode_tiff(path: Path, data: bytes) -> npt.NDArray[Any]:
-    with _open_tiff(path) as tiff:
-        shape, _ = _tiff_shape(tiff, path)
-        try:
-            image = tiff.series[0].asarray()
-            if len(shape) == 3 and tiff.pages.first.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-                image = np.moveaxis(image.reshape(shape[2], *shape[:2]), 0, -1)
-            return image.reshape(shape)
-        except Exception as error:  # zlib.error, struct.error, KeyError, ImportError, …
-            # tifffile leaves LZW, PackBits and JPEG to a package of their own; OpenCV has them.
-            codec = isinstance(error, ImportError) or "imagecodecs" in str(error)
-            decoded = _opencv(data) if codec else None
-            if decoded is None or decoded.shape != shape:
-                fix = "save it again without compression" if codec else "copy the file again"
-                raise SomasegError(f"{path}: truncated or damaged ({error}); {fix}") from error
-            return decoded
-
-
-def _open_tiff(path: Path) -> tifffile.TiffFile:
-    try:
-        return tifffile.TiffFile(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # TiffFileError, struct.error, … whatever a broken header raises
-        raise SomasegError(
-            f"{path}: truncated or damaged ({error}); copy the file again"
-        ) from error
-
-
-def _tiff_shape(tiff: tifffile.TiffFile, path: Path) -> tuple[tuple[int, ...], str]:
-    """Return ``(h, w)`` or ``(h, w, c)`` and the type of the pixels; refuse stacks."""
-    try:
-        pages = len(tiff.pages)
-        series = tiff.series[0]
-        axes = [axis for axis, length in zip(series.axes, series.shape, strict=True) if length > 1]
-        first = tiff.pages.first
-        height, width = int(first.imagelength), int(first.imagewidth)
-        channels = int(first.samplesperpixel)
-    except Exception as error:
-        raise SomasegError(
-            f"{path}: truncated or damaged ({error}); copy the file again"
-        ) from error
-    planes = max(pages, _product(series.shape) // max(1, height * width * channels))
-    if planes > 1:
-        raise SomasegError(
-            f"{path}: a stack of {planes} pages (axes {''.join(axes)}); save each page as a file "
-            "of its own, in Python: for i, page in enumerate(tifffile.imread(path)): "
-            "tifffile.imwrite(f'page{i}.tif', page)"
-        )
-    return (height, width) if channels == 1 else (height, width, channels), str(series.dtype)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= int(length)
-    return total
-
-
-def _jpeg_header(file: Any) -> Header:
-    """Walk the segments of an open JPEG to its frame header (ITU T.81, B.2.2)."""
-    file.seek(2)
-    while True:
-        (start, marker) = struct.unpack(">BB", file.read(2))
-        while marker == 0xFF:  # fill bytes
-            (marker,) = struct.unpack(">B", file.read(1))
-        (length,) = struct.unpack(">H", file.read(2))
-        if start != 0xFF or length < 2:
-            raise struct.error("not a JPEG segment")
-        if marker in _JPEG_FRAMES:
-            depth, height, width, channels = struct.unpack(">BHHB", file.read(6))
-            return Header((height, width), 1 if channels == 1 else 3, f"uint{max(depth, 8)}")
-        file.seek(length - 2, os.SEEK_CUR)
-
-
-def _unreadable(path: Path, error: OSError) -> SomasegError:
-    if isinstance(error, FileNotFoundError):
-        return SomasegError(f"{path}: no such file")
-    return SomasegError(f"{path}: cannot be read ({error.strerror or error})")
-
-
-def _not_an_image(path: Path, head: bytes) -> SomasegError:
+        raise SomasegError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if head.startswith(TIFF_MAGICS + PICTURE_MAGICS):
+        return head
     if not head:
-        return SomasegError(f"{path}: empty file; copy it again")
+        raise SomasegError(f"{path}: empty file; copy it again")
     if not any(head):
-        return SomasegError(f"{path}: starts with zeros, not an image; copy the file again")
+        raise SomasegError(f"{path}: starts with zeros, not an image; copy the file again")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return SomasegError(f"{path}: not a PNG, JPEG or TIFF image; convert it to one of them")
-    return SomasegError(
+        raise SomasegError(f"{path}: not a PNG, JPEG or TIFF image; convert it to one of them")
+    raise SomasegError(
         f"{path}: named {path.suffix} but holds no PNG, JPEG or TIFF image; export it again"
     )

@@ -8,9 +8,9 @@ from typing import Literal
 from somaseg.data.coco import read_coco
 from somaseg.data.competition import is_table, read_competition
 from somaseg.data.faults import Faults
-from somaseg.data.images import image_size, is_image_path, list_images
+from somaseg.data.images import is_image_path, list_images
 from somaseg.data.label_images import find_label_folder, read_label_images
-from somaseg.data.reading import Reading, csv_columns, message_without, well_group
+from somaseg.data.reading import Reading, checked_header, csv_columns, message_without, well_group
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 
@@ -119,7 +119,7 @@ def read_images(path: str | Path, faults: Faults) -> Reading:
             faults.add("ambiguous image", message, file, image=name)
             continue
         try:
-            size = image_size(file)
+            size = checked_header(file, name, faults).size
         except SomasegError as error:
             faults.add("unreadable image", message_without(file, error), file, image=name)
             continue

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from somaseg.data.faults import Faults
-from somaseg.data.images import image_size, list_images
+from somaseg.data.images import Header, image_header, list_images
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 
@@ -119,7 +119,7 @@ def locate(
             faults.add("unknown size", f"neither its size nor image {name}", file, image=image)
         return None, size
     try:
-        real = image_size(path)
+        real = checked_header(path, image, faults).size
     except SomasegError as error:
         if need_images or size is None:
             faults.add("unreadable image", message_without(path, error), path, image=image)
@@ -134,6 +134,22 @@ def locate(
         )
         return None, None
     return path, real
+
+
+def checked_header(path: Path, image: str, faults: Faults) -> Header:
+    """Read an image's header; note if viewers turn what is stored.
+
+    Raises:
+        SomasegError: as :func:`somaseg.data.images.image_header`.
+    """
+    header = image_header(path)
+    if header.orientation != 1:
+        message = (
+            f"orientation {header.orientation} (EXIF, TIFF): viewers turn it, here and in the "
+            "masks found it lies as it is stored; save it upright if it was annotated turned"
+        )
+        faults.add("turned image", message, path, image=image)
+    return header
 
 
 def note_unannotated(index: ImageIndex, faults: Faults, but: Collection[Path] = ()) -> None:

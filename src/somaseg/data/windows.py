@@ -28,6 +28,8 @@ def map_image(path: str | Path) -> npt.NDArray[Any]:
             found by :func:`find_levels`.
     """
     header = image_header(path)
+    if not header.plain:
+        return read_image(path)
     try:
         mapped = tifffile.memmap(path, mode="r")
     except (ValueError, OSError, tifffile.TiffFileError):
@@ -37,9 +39,7 @@ def map_image(path: str | Path) -> npt.NDArray[Any]:
     if not whole or kind not in (np.uint8, np.uint16, np.float32):
         return read_image(path)
     if mapped.ndim == 3:
-        if mapped.shape[2] not in (1, 2, 3, 4):
-            return read_image(path)
-        return mapped[..., 0] if mapped.shape[2] <= 2 else mapped[..., :3]
+        return mapped[..., 0] if mapped.shape[2] <= 2 else mapped[..., :3]  # without alpha
     return mapped
 
 
