@@ -26,6 +26,7 @@ ROOMS = (
     "masks",
     "folders",
     "files",
+    "limits",
     "errors",
     "weights",
 )
