@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from somaseg.errors import SomasegError
-from somaseg.files import MARK, check_regular, file_name, own_folder, remove_folder
+from somaseg.files import MARK, check_apart, check_regular, file_name, own_folder, remove_folder
 
 
 @given(st.lists(st.text(max_size=300), min_size=2, max_size=6, unique=True))
@@ -83,3 +83,15 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         check_regular("/dev/zero")
     (tmp_path / "plain").touch()
     assert check_regular(tmp_path / "plain") == tmp_path / "plain"
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    one, other = tmp_path / "one.tif", tmp_path / "other.tif"
+    one.write_bytes(b"1")
+    check_apart([one], [other, tmp_path / "missing" / "one.tif"])
+    (tmp_path / "soft.tif").symlink_to(one)
+    (tmp_path / "hard.tif").hardlink_to(one)
+    for output in (one, tmp_path / "." / "one.tif", tmp_path / "soft.tif", tmp_path / "hard.tif"):
+        with pytest.raises(SomasegError) as told:
+            check_apart([other, one], [tmp_path / "new", output])
+        assert str(told.value).startswith(f"{output}: would be written over {one}")

@@ -10,7 +10,7 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,35 @@ def damaged(path: Path, why: object = "", fix: str = "copy the file again") -> S
     return SomasegError(
         f"{path}: truncated or damaged{f' ({reason[:200]})' if reason else ''}; {fix}"
     )
+
+
+def check_apart(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read, whatever links or spellings lead there.
+
+    Args:
+        inputs: files that are read.
+        outputs: files that will be written, or folders that will be made.
+
+    Raises:
+        SomasegError: an output is one of the inputs; both are named.
+    """
+    places = {_place(path): path for path in inputs}
+    places.pop(None, None)
+    for path in outputs:
+        source = places.get(_place(path))
+        if source is not None:
+            raise SomasegError(
+                f"{path}: would be written over {source}, which is read; give another --out"
+            )
+
+
+def _place(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode of what is there, if anything is."""
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return state.st_dev, state.st_ino
 
 
 def own_folder(path: str | Path) -> Path:

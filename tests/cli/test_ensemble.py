@@ -451,3 +451,36 @@ def test_help_loads_nothing_heavy():
     code = "import sys, somaseg.cli.ensemble; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numba", "torch", "matplotlib", "rich.table"} & set(done.stdout.split())
+
+
+def test_ids_do_not_lead_out_of_the_folder(tmp_path):
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:9, 3:9] = 1
+    name = str(tmp_path / "images" / "a")
+    cells = {
+        "../../a": Instances.from_labels(labels, names=("cell",)),
+        name: Instances.from_labels(labels, names=("cell",)),
+    }
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.tif").write_bytes(b"raw")
+    save_predictions(tmp_path / "m.npz", cells)
+    save_predictions(tmp_path / "n.npz", cells)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    run(tmp_path / "m.npz", tmp_path / "n.npz", "--out", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "out"])
+    assert (tmp_path / "images" / "a.tif").read_bytes() == b"raw"
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 2
+
+
+def test_an_ensemble_is_not_written_over_its_members(tmp_path):
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:9, 3:9] = 1
+    cells = {"a": Instances.from_labels(labels, names=("cell",))}
+    save_predictions(tmp_path / "m.npz", cells)
+    save_predictions(tmp_path / "n.npz", cells)
+    run(tmp_path / "m.npz", tmp_path / "n.npz", "--out", tmp_path / "out")
+    before = (tmp_path / "out" / "labels" / "a.tif").read_bytes()
+    for part in ("labels", "predictions.npz", "predictions.json"):
+        text = failure(tmp_path / "m.npz", tmp_path / "out" / part, "--out", tmp_path / "out")
+        assert f"{part}: would be written over" in text
+    assert (tmp_path / "out" / "labels" / "a.tif").read_bytes() == before

@@ -100,3 +100,56 @@ def test_evaluate_wants_predictions_or_a_model(tmp_path):
         run("evaluate", tmp_path / "data", tmp_path, "--model", shipped_model())
     with pytest.raises(SomasegError, match="give a --model"):
         run("evaluate", tmp_path / "data", tmp_path, "--tta", "flips")
+
+
+def coco_with(images, path):
+    categories = [{"id": 1, "name": "cell"}]
+    entries = [
+        {"id": i, "file_name": str(image), "width": 64, "height": 64}
+        for i, image in enumerate(images)
+    ]
+    content = {"images": entries, "annotations": [], "categories": categories}
+    path.write_text(json.dumps(content))
+
+
+def test_absolute_names_in_a_coco_file_overwrite_nothing(tmp_path):
+    """Equal stems in two folders make ids of whole paths; overlays once went over the images."""
+    images = []
+    for seed, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        images.append(tmp_path / folder / "x.png")
+        cv2.imwrite(str(images[-1]), make_image("cort", seed, (64, 64))[0])
+    before = [image.read_bytes() for image in images]
+    (tmp_path / "data").mkdir()
+    coco_with(images, tmp_path / "data" / "annotations.json")
+    out = tmp_path / "out"
+    run("predict", tmp_path / "data" / "annotations.json", "--out", out, "--tta", "none")
+    assert [image.read_bytes() for image in images] == before
+    assert all(len(list(image.parent.iterdir())) == 1 for image in images)
+    assert len(list((out / "labels").iterdir())) == len(list((out / "overlays").iterdir())) == 2
+
+
+def test_results_over_what_is_read_are_refused_before_anything_starts(tmp_path):
+    write_label_data(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for paths in ([tmp_path], [tmp_path / "labels"]):
+        with pytest.raises(SomasegError, match=r"labels/b\.tif: would be written over .*b\.tif"):
+            run("predict", *paths, "--out", tmp_path)
+    table = tmp_path / "submission.csv"
+    table.write_text("id,predicted\na,1 2\nb,1 2\n")
+    with pytest.raises(SomasegError, match=r"submission\.csv: would be written over"):
+        run("predict", table, "--out", tmp_path)
+    table.unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def write_label_data(folder):
+    """Two images; of the second one the labels are a TIFF, as those that predict writes."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    labels = np.zeros((64, 64), np.uint16)
+    labels[4:9, 4:9] = 1
+    for name, ending in (("a", "png"), ("b", "tif")):
+        image = make_image("cort", 1, (64, 64))[0]
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
+        cv2.imwrite(str(folder / "labels" / f"{name}.{ending}"), labels)

@@ -159,3 +159,57 @@ def _dots(boxes):
     from somaseg.masks.flat import Flat
 
     return Flat(boxes, np.ones(len(boxes), np.uint8), np.arange(len(boxes) + 1))
+
+
+IDS = ("/etc/a", "../../a", "a/../../b", "..", "a\\b", "x" * 400, "a\nb", "CON", "é", "e\u0301")
+
+
+def test_no_id_leads_out_of_the_folder(tmp_path):
+    """Ids are data: absolute, with ``../``, longer than a file name, alike but for an accent."""
+    (tmp_path / "in").mkdir()
+    path = sample(tmp_path / "in", "image", size=(60, 50)).image_path
+    out = tmp_path / "deep" / "er" / "out"
+    for large in (0, 1 << 24):
+        samples = [Sample(name, (60, 50), path) for name in [*IDS, str(tmp_path / "in" / "image")]]
+        done = segment_samples(segmenter(), samples, out, large=large)
+        assert len(done.large or done.cells) == len(samples)
+        assert len(list((out / "labels").iterdir())) == len(samples)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "in"]
+        assert [p.name for p in (tmp_path / "in").iterdir()] == ["image.tif"]
+        assert [p.name for p in (tmp_path / "deep" / "er").iterdir()] == ["out"]
+        found = {entry["image_id"] for entry in json.loads((out / "predictions.json").read_text())}
+        assert found == {s.id for s in samples}
+    assert tifffile.imread(path).shape == (60, 50)
+
+
+def test_a_folder_that_bears_an_image_s_name_is_not_deleted(tmp_path):
+    """An id that is an absolute path once named the folder that was emptied for its tiles."""
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.tex").write_text("years of work")
+    path = sample(tmp_path, "image", size=(60, 50)).image_path
+    one = Sample(str(foreign), (60, 50), path)
+    segment_samples(segmenter(), [one], tmp_path / "out", large=0)
+    assert (foreign / "chapter.tex").read_text() == "years of work"
+    (tmp_path / "out" / ".tiles").mkdir()
+    (tmp_path / "out" / ".tiles" / "mine.txt").write_text("kept")
+    with pytest.raises(SomasegError, match=r"\.tiles: holds files that somaseg did not write"):
+        segment_samples(segmenter(), [one], tmp_path / "out", large=0)
+    assert (tmp_path / "out" / ".tiles" / "mine.txt").read_text() == "kept"
+    with pytest.raises(SomasegError, match="thesis: holds files that somaseg did not write"):
+        segmenter().large(one.image(), foreign)
+    assert (foreign / "chapter.tex").read_text() == "years of work"
+
+
+def test_a_micrograph_is_never_written_over(tmp_path):
+    (tmp_path / "labels").mkdir()
+    one = sample(tmp_path / "labels", "a", size=(60, 50))
+    before = one.image_path.read_bytes()
+    with pytest.raises(SomasegError, match=r"a\.tif: would be written over .*a\.tif"):
+        segment_samples(segmenter(), [one], tmp_path)
+    assert one.image_path.read_bytes() == before
+    # Under another spelling, too.
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SomasegError, match="would be written over"):
+        segment_samples(segmenter(), [one], tmp_path / "link")
+    assert one.image_path.read_bytes() == before

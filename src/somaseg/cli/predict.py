@@ -60,9 +60,10 @@ def predict(
     they are left out of submission.csv, and after a stop the same command goes on where it was.
     """
     from somaseg.predict.load import load_segmenter
-    from somaseg.predict.outputs import segment_samples
+    from somaseg.predict.outputs import check_outputs, segment_samples
 
-    samples = _gather(images)
+    samples, sources = _gather(images)
+    check_outputs(samples, out, sources)
     segmenter = load_segmenter(model, views, tile, overlap)
     with _Bars() as bars:
         found = segment_samples(segmenter, bars.track(samples), out, overlays, tell=bars.tell)
@@ -110,18 +111,26 @@ class _Bars:
         self.progress.update(self.tiles[name], completed=done)
 
 
-def _gather(paths: list[Path]) -> "list[Sample]":
-    """Read the images of files, folders and data sets; ids must differ."""
-    from somaseg.data import load_dataset
+def _gather(paths: list[Path]) -> "tuple[list[Sample], list[Path]]":
+    """Read the images of files, folders and data sets, whose ids must differ.
+
+    Returns:
+        the images, and the files that they were read from.
+    """
+    from somaseg.data.load import read_dataset
     from somaseg.errors import SomasegError
 
     samples: dict[str, Sample] = {}
+    sources = list(paths)
     for path in paths:
-        for sample in load_dataset(path):
+        reading = read_dataset(path)
+        reading.faults.raise_errors()
+        sources += set(reading.files.values())
+        for sample in reading.dataset:
             if sample.id in samples:
                 raise SomasegError(
                     f"{sample.image_path} and {samples[sample.id].image_path}: "
                     f"both are called {sample.id!r}; predict them into different folders"
                 )
             samples[sample.id] = sample
-    return list(samples.values())
+    return list(samples.values()), sources

@@ -17,7 +17,7 @@ from somaseg.data.label_images import CLASSES_CSV, INSTANCES_CSV
 from somaseg.data.statistics import count_claims
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path, write_text
+from somaseg.files import atomic_path, file_name, write_text
 from somaseg.instances import Instances
 from somaseg.masks.parallel import map_images
 from somaseg.masks.resolve import OrderName
@@ -116,7 +116,7 @@ def write_label_folder(
     def write(sample: Sample) -> tuple[Loss, set[int]]:
         instances = sample.annotated()
         labels = instances.to_labels(order)
-        write_labels(folder / "labels" / f"{sample.id}{ending}", labels)
+        write_labels(folder / "labels" / f"{file_name(sample.id)}{ending}", labels)
         return measure_loss(instances, labels), set(np.unique(labels).tolist())
 
     losses, labels = zip(*map_images(write, dataset), strict=True) if len(dataset) else ((), ())

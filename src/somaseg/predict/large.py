@@ -9,7 +9,6 @@ so that a killed prediction goes on where it was::
     FOLDER/band0000.npz   final instances
 """
 
-import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from somaseg.data.augment import prepare_image
 from somaseg.data.windows import find_levels
 from somaseg.decide import Settle, settle
-from somaseg.files import read_json, write_json
+from somaseg.files import own_folder, read_json, remove_folder, write_json
 from somaseg.instances import Instances
 from somaseg.masks.flat import Boxes, Ints
 from somaseg.predict.predictor import Finder, Progress
@@ -95,7 +94,7 @@ def segment_large(
         one_class: all instances of the image get the class that has most of the scores.
         image: (h, w) or (h, w, 3), best mapped (:func:`somaseg.data.windows.map_image`).
         folder: for what is found on the way; rows of tiles that lie there already are not predicted
-            again, if they are of the same image, model and tiles.
+            again, if they are of the same image, model and tiles. New, empty, or made here before.
         levels: its percentiles, from :func:`somaseg.data.windows.find_levels`, if known already.
         stamp: what tells images of one size and of the same gray levels apart, JSON.
         progress: told after each tile.
@@ -111,7 +110,8 @@ def segment_large(
         "image": [list(image.shape), str(image.dtype), list(levels), stamp],
     }
     if not (folder / "plan.json").exists() or read_json(folder / "plan.json") != plan:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
+        own_folder(folder)
         write_json(folder / "plan.json", plan)
     _predict_rows(predictor, grid, image, levels, folder, progress)
     _join_rows(grid, folder)

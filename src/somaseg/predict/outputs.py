@@ -1,6 +1,5 @@
 """Segment images and write the results in every format that a user may want next."""
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from somaseg.data.windows import find_levels
 from somaseg.export.coco import write_results
 from somaseg.export.competition import write_submission
 from somaseg.export.labels import write_labels
+from somaseg.files import check_apart, file_name, own_folder, remove_folder
 from somaseg.instances import Instances
 from somaseg.predict.large import Bands
 from somaseg.predict.large_outputs import write_large_labels, write_large_overlay
@@ -18,6 +18,9 @@ from somaseg.report.overlays import overlay, write_png
 
 LARGE = 4096 * 4096
 """Images of more pixels are predicted and written in bounded memory."""
+
+TILES = ".tiles"
+"""Folder in ``out`` for what is found of large images on the way."""
 
 Tell = Callable[[str, int, int], None]
 """Called as ``tell(image id, tiles done, tiles in all)`` for large images."""
@@ -39,6 +42,31 @@ class Segmented:
     def total(self) -> int:
         """Cells of all images."""
         return sum(map(len, self.cells.values())) + sum(self.large.values())
+
+
+def output_paths(out: Path, sample: Sample, large: int = LARGE) -> tuple[Path, Path]:
+    """Label image and overlay of an image; whatever it is called, they are in ``out``."""
+    name = file_name(sample.id)
+    ending = ".tif" if sample.size[0] * sample.size[1] > large else ".png"
+    return out / "labels" / f"{name}.tif", out / "overlays" / f"{name}{ending}"
+
+
+def check_outputs(samples: Iterable[Sample], out: str | Path, sources: Iterable[Path] = ()) -> None:
+    """Refuse, before anything is predicted, results that would be written over what is read.
+
+    Args:
+        samples: the images that will be predicted.
+        out: folder for the results of :func:`segment_samples`.
+        sources: further files that are read, such as the annotations.
+
+    Raises:
+        SomasegError: names the result and what it would be written over.
+    """
+    out, samples = Path(out), list(samples)
+    images = [sample.image_path for sample in samples if sample.image_path is not None]
+    results = [path for sample in samples for path in output_paths(out, sample)]
+    tables = [out / "predictions.json", out / "submission.csv", out / TILES]
+    check_apart([*images, *sources], [*results, *tables])
 
 
 def segment_samples(
@@ -70,7 +98,8 @@ def segment_samples(
     out = Path(out)
     found: dict[str, Instances | Bands] = {}
     for sample in samples:
-        labels = out / "labels" / f"{sample.id}.tif"
+        labels, drawn = output_paths(out, sample, large)
+        check_apart([sample.image_path] if sample.image_path else [], [labels, drawn])
         if sample.size[0] * sample.size[1] > large:
             found[sample.id] = _segment_large(segmenter, sample, out, overlays, tell)
             continue
@@ -78,12 +107,12 @@ def segment_samples(
         cells = found[sample.id] = segmenter(image)
         write_labels(labels, cells.to_labels())
         if overlays:
-            write_png(out / "overlays" / f"{sample.id}.png", overlay(image, cells, fill=0.15))
+            write_png(drawn, overlay(image, cells, fill=0.15))
     small = {name: cells for name, cells in found.items() if isinstance(cells, Instances)}
     write_results(out / "predictions.json", found)
     if small or not found:
         write_submission(out / "submission.csv", small)
-    shutil.rmtree(out / ".tiles", ignore_errors=True)
+    remove_folder(out / TILES)
     return Segmented(small, {name: len(x) for name, x in found.items() if isinstance(x, Bands)})
 
 
@@ -97,12 +126,13 @@ def _segment_large(
     state = path.stat()
     bands = segmenter.large(
         image,
-        out / ".tiles" / sample.id,
+        own_folder(out / TILES) / file_name(sample.id),
         levels,
         [str(path.resolve()), state.st_size, state.st_mtime_ns],
         (lambda done, total: tell(sample.id, done, total)) if tell else None,
     )
-    write_large_labels(out / "labels" / f"{sample.id}.tif", bands)
+    labels, drawn = output_paths(out, sample, 0)
+    write_large_labels(labels, bands)
     if overlays:
-        write_large_overlay(out / "overlays" / f"{sample.id}.tif", image, bands, levels)
+        write_large_overlay(drawn, image, bands, levels)
     return bands

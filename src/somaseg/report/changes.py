@@ -6,7 +6,7 @@ from pathlib import Path
 from somaseg.data.clean import Change
 from somaseg.data.types import Dataset
 from somaseg.export.labels import csv_text
-from somaseg.files import write_text
+from somaseg.files import file_name, write_text
 from somaseg.report.overlays import contact_sheet, overlay, to_rgb, write_png
 
 MARGIN = 24
@@ -53,7 +53,7 @@ def draw_changes(
                 cells = dataset[change.image].annotated()
                 inside, _ = cells.window(part.shape[:2], (-x0, -y0))
                 pictures.append(overlay(part, inside, color_by="instance", fill=0.25, scale=SCALE))
-            name = f"{kind}-{change.image.replace('/', '_')}-{change.row}.png"
+            name = f"{kind}-{file_name(change.image)}-{change.row}.png"
             write_png(Path(folder) / name, contact_sheet(pictures, ["before", "after"], columns=2))
             drawn += 1
     return drawn

@@ -33,7 +33,7 @@ from somaseg.errors import SomasegError
 from somaseg.export.coco import write_results
 from somaseg.export.competition import write_submission
 from somaseg.export.labels import write_labels
-from somaseg.files import read_json, write_json, write_text
+from somaseg.files import check_apart, file_name, read_json, write_json, write_text
 from somaseg.predict.store import save_predictions
 from somaseg.runs.joining import (
     Joined,
@@ -135,7 +135,7 @@ def run_ensemble(request: Request, out: Path, progress: Progress | None = None) 
             annotations, or a folder that holds something else.
     """
     _check(request)
-    _check_out(out, request.members)
+    _check_out(out, request)
     outcome = _build(request, progress)
     _write(out, outcome)
     return outcome
@@ -255,9 +255,12 @@ def headline(score: CompetitionScore) -> float:
     return score.map if score.weighted is None else score.weighted
 
 
-def _check_out(out: Path, members: Sequence[Path]) -> None:
-    if any(out.resolve() == path.resolve() for path in members):
+def _check_out(out: Path, request: Request) -> None:
+    if any(out.resolve() == path.resolve() for path in request.members):
         raise SomasegError(f"{out}: is a member itself; give another --out")
+    read = [path for path in (request.data, request.images, request.settings) if path is not None]
+    written = [*(out / name for name in (*OWN, *FINAL)), *(out / "labels").glob("*")]
+    check_apart([*request.members, *read], written)
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
     ours = held <= {*OWN, *FINAL} and not held.isdisjoint({MANIFEST, PREDICTIONS})
     if (out.exists() and not out.is_dir()) or (held and not ours):
@@ -281,7 +284,7 @@ def _write(out: Path, outcome: Outcome) -> None:
         kinds = ("nested", "untuned", "optimistic")
         write_json(out / "scores.json", {kind: getattr(scores, kind).to_json() for kind in kinds})
     for name, instances in outcome.final.items():
-        write_labels(out / "labels" / f"{name}.tif", instances.to_labels())
+        write_labels(out / "labels" / f"{file_name(name)}.tif", instances.to_labels())
     write_results(out / "predictions.json", outcome.final)
     write_submission(out / "submission.csv", outcome.final)
     manifest = {
