@@ -85,7 +85,7 @@ def test_losses_by_hand(monkeypatch):
     made = head()
     level, boxes, labels, cells = scene()
     centre = grid_points(5, level.device)
-    monkeypatch.setattr(point, "uncertain_points", lambda x, n: centre.expand(len(x), 25, 2))
+    monkeypatch.setattr(point, "uncertain_points", lambda x, n, _: centre.expand(len(x), 25, 2))
     matched = [Matched(boxes, labels, torch.arange(6))]
     pooled = torch.randn(6, 48, 14, 14)
     losses, _ = made.losses([level[None]], pooled, matched, [cells])

@@ -1,8 +1,7 @@
 """Encoder and feature pyramid (Lin et al. 2017, arXiv:1612.03144), and pooling from it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import timm
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, box_area, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from somaseg.errors import SomasegError
 from somaseg.models.nn.encoders import Encoder
 from somaseg.models.rcnn.config import RCNNConfig
 
@@ -30,8 +30,11 @@ class Pyramid(nn.Module):
         # Micrographs are normalised to 0..1; the weights expect what they were trained on.
         expects = timm.get_pretrained_cfg(config.backbone)
         mean, std = (expects.mean, expects.std) if expects else ((0.5,) * 3, (0.5,) * 3)
+        mean, std = config.mean or mean, config.std or std
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        if config.stride_in_1x1:
+            self._stride_in_1x1(config.backbone)
         self._freeze(config.frozen_stages)
         if config.norm == "frozen":
             freeze_batch_norm_2d(self.encoder.network)
@@ -43,7 +46,22 @@ class Pyramid(nn.Module):
             norm_layer=normalisation(config.head_norm),
         )
         self.strides = (*config.strides, 2 * coarsest) if config.pool_level else config.strides
-        self.multiple = self.strides[-1]
+        # What lies beyond the image: black, or what normalisation makes zero.
+        self.multiple = coarsest if config.padding == "mean" else self.strides[-1]
+        beyond = self.get_buffer("mean") if config.padding == "mean" else torch.zeros(3, 1, 1)
+        self.register_buffer("beyond", beyond.clone(), persistent=False)
+
+    def _stride_in_1x1(self, name: str) -> None:
+        """Begin stages with a strided 1×1 convolution, as Caffe's ResNets (arXiv:1512.03385)."""
+        blocks = [
+            m
+            for m in self.encoder.network.modules()
+            if isinstance(m, timm.models.resnet.Bottleneck) and m.conv2.stride == (2, 2)
+        ]
+        if not blocks:
+            raise SomasegError(f"stride_in_1x1: {name} is no ResNet of bottlenecks; leave it out")
+        for block in blocks:
+            block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
     def _freeze(self, stages: int) -> None:
         """Keep the weights of everything up to and including the given number of stages."""
@@ -65,9 +83,11 @@ class Pyramid(nn.Module):
         return list(self.fpn(named).values())
 
 
-def normalisation(name: str) -> partial[nn.GroupNorm] | None:
-    """Return the ``norm_layer`` of ``head_norm``: groups of 32 channels at most, or none."""
-    return partial(_group_norm) if name == "group" else None
+def normalisation(name: str) -> Callable[..., nn.Module] | None:
+    """Return the ``norm_layer`` of ``head_norm``: groups of 32 channels at most, batch, or none."""
+    if name == "none":
+        return None
+    return _group_norm if name == "group" else nn.BatchNorm2d
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -1,12 +1,12 @@
 """The box head: what is in a proposal, and where exactly (Girshick 2015, arXiv:1504.08083)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
 from somaseg.models.rcnn.targets import Truth
@@ -68,11 +68,11 @@ class BoxPredictor(nn.Module):
 
 
 class BoxStage(nn.Module):
-    """Two fully connected layers on the pooled features, then classes and boxes.
+    """Hidden layers on the pooled features, then classes and boxes.
 
     Args:
-        inputs: channels times area of the pooled features.
-        width: of the hidden layers.
+        head: the hidden layers, from pooled features (n, c, p, p) to (n, width).
+        width: of the last hidden layer.
         classes: the background included.
         class_agnostic: one box for all classes.
         iou: a proposal holds a cell from this overlap on.
@@ -81,18 +81,18 @@ class BoxStage(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
+        head: nn.Module,
         width: int,
         classes: int,
         class_agnostic: bool,
         iou: float,
-        weights: tuple[float, float, float, float],
+        weights: Sequence[float],
     ) -> None:
         super().__init__()
-        self.head = TwoMLPHead(inputs, width)
+        self.head = head
         self.predictor = BoxPredictor(width, classes, class_agnostic)
         self.iou = iou
-        self.coder = BoxCoder(weights)
+        self.coder = BoxCoder(tuple(weights))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (n, c, p, p) to class logits and box deltas."""

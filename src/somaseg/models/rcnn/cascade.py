@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from somaseg.models.rcnn.backbone import PyramidPool
+from somaseg.models.rcnn.backbone import PyramidPool, normalisation
 from somaseg.models.rcnn.box import BoxStage, Detections, Matched, detect, match, sample
 from somaseg.models.rcnn.config import RCNNConfig
 from somaseg.models.rcnn.targets import Truth
@@ -28,16 +29,17 @@ class BoxStages(nn.Module):
         count = 3 if config.box_head == "cascade" else 1
         self.config = config
         self.pool = PyramidPool(config, POOL)
+        self.weights = config.box_weights or WEIGHTS[:count]
         self.stages = nn.ModuleList(
             BoxStage(
-                config.fpn_channels * POOL**2,
+                _hidden(config),
                 config.box_dim,
                 classes,
                 config.class_agnostic_boxes or count > 1,
-                IOUS[i],
-                WEIGHTS[i],
+                iou,
+                weights,
             )
-            for i in range(count)
+            for iou, weights in zip(IOUS[:count], self.weights, strict=True)
         )
 
     def spread(self, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -49,7 +51,7 @@ class BoxStages(nn.Module):
         first = f"{prefix}stages.0."
         spread = dict(tensors)
         for i in range(1, len(self.stages)):
-            unit = WEIGHTS[i][0] / WEIGHTS[0][0]
+            unit = self.weights[i][0] / self.weights[0][0]
             for name, value in tensors.items():
                 if name.startswith(first):
                     tail = name.removeprefix(first)
@@ -72,9 +74,14 @@ class BoxStages(nn.Module):
         matched: list[Matched],
         truths: list[Truth],
         sizes: list[tuple[int, int]],
-    ) -> dict[str, Tensor]:
-        """Losses of each stage; its boxes are matched anew for the next, at a higher overlap."""
+    ) -> tuple[dict[str, Tensor], list[list[Matched]]]:
+        """Losses of each stage; its boxes are matched anew for the next, at a higher overlap.
+
+        Returns:
+            the losses, and the proposals that each stage was given.
+        """
         losses: dict[str, Tensor] = {}
+        given = [matched]
         for i, stage in enumerate(self.stages):
             assert isinstance(stage, BoxStage)
             pooled = self.pool(features, [m.boxes for m in matched])
@@ -90,24 +97,27 @@ class BoxStages(nn.Module):
                     match(_refined(boxes, size), truth.boxes, truth.labels, IOUS[i + 1])
                     for boxes, size, truth in zip(decoded, sizes, truths, strict=True)
                 ]
-        return losses
+                given.append(matched)
+        return losses, given
 
     def predict(
         self, features: Sequence[Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
     ) -> list[Detections]:
-        """Scores are the mean over the stages, boxes those of the last."""
+        """Scores are of the mean over the stages, boxes those of the last."""
+        of_logits = self.config.cascade_mean == "logits"
         boxes, scores = proposals, []
         for i, stage in enumerate(self.stages):
             assert isinstance(stage, BoxStage)
             logits, deltas = stage(self.pool(features, boxes))
-            scores.append(logits.softmax(1))
+            scores.append(logits if of_logits else logits.softmax(1))
             decoded = stage.decode(deltas, boxes)
             if i + 1 < len(self.stages):
                 boxes = [
                     clip_boxes_to_image(b[:, 0], size)
                     for b, size in zip(decoded, sizes, strict=True)
                 ]
-        mean = torch.stack(scores).mean(0).split([len(b) for b in boxes])
+        joined = torch.stack(scores).mean(0)
+        mean = (joined.softmax(1) if of_logits else joined).split([len(b) for b in boxes])
         config = self.config
         return [
             detect(
@@ -121,6 +131,18 @@ class BoxStages(nn.Module):
             )
             for b, s, size in zip(decoded, mean, sizes, strict=True)
         ]
+
+
+def _hidden(config: RCNNConfig) -> nn.Module:
+    """Layers from pooled features to ``box_dim``: two fully connected, or convolutions and one."""
+    if config.box_convs:
+        return FastRCNNConvFCHead(
+            (config.fpn_channels, POOL, POOL),
+            [config.fpn_channels] * config.box_convs,
+            [config.box_dim],
+            normalisation(config.head_norm),
+        )
+    return TwoMLPHead(config.fpn_channels * POOL**2, config.box_dim)
 
 
 def _refined(decoded: Tensor, size: tuple[int, int]) -> Tensor:

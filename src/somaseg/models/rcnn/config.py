@@ -9,6 +9,7 @@ from somaseg.models.nn.encoders import BUNDLED
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Channels = tuple[float, float, float]
 
 
 class RCNNConfig(ModelConfig):
@@ -35,6 +36,33 @@ class RCNNConfig(ModelConfig):
         description="network pixels that the median cell of the training data is scaled to; "
         "where given, it decides the scale, and input_scale does not",
     )
+    shortest_side: PositiveInt | None = Field(
+        None,
+        description="network pixels of an image's shorter side; where given, it decides the scale "
+        "in prediction, image by image, and input_scale and diameter do in training only",
+    )
+    longest_side: PositiveInt | None = Field(
+        None, description="with shortest_side: at most so many of the longer one"
+    )
+    input_levels: Literal["percentiles", "full"] = Field(
+        "percentiles",
+        description="what the network sees as 0 and 1: an image's 1st and 99th percentile, or the "
+        "least and largest value of its type (0 and 255), as most other libraries",
+    )
+    mean: Channels | None = Field(
+        None, description="of the input, in 0..1, by channel; none: that of the encoder's weights"
+    )
+    std: Channels | None = Field(None, description="the same for what the input is divided by")
+    padding: Literal["black", "mean"] = Field(
+        "black",
+        description="beyond the image: black, to a multiple of the coarsest level; or the mean, to "
+        "one of the coarsest stride, as in torchvision, detectron2 and MMDetection",
+    )
+    stride_in_1x1: bool = Field(
+        False,
+        description="ResNets with bottlenecks: stages begin with a strided 1×1 convolution, as in "
+        "Caffe's weights, not with a strided 3×3",
+    )
     strides: tuple[int, ...] = Field(
         (4, 8, 16, 32), description="pyramid levels, in network pixels a step"
     )
@@ -42,8 +70,8 @@ class RCNNConfig(ModelConfig):
         True, description="one level more for the proposals: every other pixel of the coarsest"
     )
     fpn_channels: PositiveInt = Field(256, description="width of the pyramid")
-    head_norm: Literal["none", "group"] = Field(
-        "none", description="normalisation in pyramid and mask head"
+    head_norm: Literal["none", "group", "batch"] = Field(
+        "none", description="normalisation in pyramid, mask head and the box head's convolutions"
     )
 
     anchor_sizes: tuple[tuple[Positive, ...], ...] = Field(
@@ -53,6 +81,12 @@ class RCNNConfig(ModelConfig):
     anchor_ratios: tuple[Positive, ...] = Field(
         (0.25, 0.5, 1.0, 2.0, 4.0), min_length=1, description="heights over widths of anchors"
     )
+    anchors_rounded: bool = Field(
+        True,
+        description="sides and steps of anchors in whole pixels, as in torchvision; false: as they "
+        "are, as in detectron2 and MMDetection",
+    )
+    rpn_convs: PositiveInt = Field(1, description="3×3 convolutions of the proposals' head")
     rpn_iou: tuple[Fraction, Fraction] = Field(
         (0.3, 0.7), description="anchors below are background, above are cells, between ignored"
     )
@@ -80,6 +114,21 @@ class RCNNConfig(ModelConfig):
     roi_positive: Fraction = Field(0.25, description="largest share of them that holds cells")
     box_head: Literal["single", "cascade"] = Field("single", description="one stage or three")
     box_dim: PositiveInt = Field(1024, description="width of the box head")
+    box_convs: int = Field(
+        0,
+        ge=0,
+        description="3×3 convolutions of the box head, before one fully connected layer; 0: none, "
+        "and two such layers",
+    )
+    box_weights: tuple[tuple[Positive, Positive, Positive, Positive], ...] | None = Field(
+        None,
+        description="what box deltas (x, y, w, h) are multiplied with, for each stage; none: "
+        "10 10 5 5, in a cascade then 20 20 10 10 and 30 30 15 15",
+    )
+    cascade_mean: Literal["probabilities", "logits"] = Field(
+        "probabilities",
+        description="what a cascade's stages average to scores; logits in MMDetection",
+    )
     class_agnostic_boxes: bool = Field(
         False, description="one box for all classes; always so in a cascade"
     )
@@ -90,9 +139,25 @@ class RCNNConfig(ModelConfig):
     )
     mask_dim: PositiveInt = Field(256, description="width of the mask head")
     mask_layers: PositiveInt = Field(4, description="3×3 convolutions of the conv mask head")
+    mask_heads: Literal["one", "stages"] = Field(
+        "one", description="a cascade's mask heads: one, or one for each stage, averaged"
+    )
     class_agnostic_masks: bool = Field(False, description="one mask for all classes")
+    point_coarse: Literal["regions", "points"] = Field(
+        "regions",
+        description="a point head's coarse mask is made of pooled regions of all levels, or of "
+        "points of the finest, as in detectron2 and MMDetection",
+    )
+    point_edge: Literal["border", "zeros"] = Field(
+        "border",
+        description="what a point head reads beyond outermost pixels: those again, or zeros, as "
+        "in detectron2 and MMDetection",
+    )
     mask_scoring: bool = Field(
         False, description="multiply scores with a learned guess of the mask's IoU"
+    )
+    mask_iou_limits: bool = Field(
+        True, description="keep the guessed IoU within 0 and 1; MMDetection does not"
     )
     scoring_dim: PositiveInt = Field(1024, description="width of the scoring head")
 
@@ -119,6 +184,13 @@ class RCNNConfig(ModelConfig):
             raise ValueError(
                 f"strides {list(self.strides)}: take two or more neighbours of {list(allowed)}"
             )
+        stages = 3 if self.box_head == "cascade" else 1
+        if self.box_weights is not None and len(self.box_weights) != stages:
+            raise ValueError(f"box_weights: {len(self.box_weights)} lists for {stages} stages")
+        if self.mask_heads == "stages" and (stages == 1 or self.mask_head != "conv"):
+            raise ValueError("mask_heads: stages is for a cascade with mask_head: conv")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)}: the input is divided by it; give what is > 0")
         levels = len(self.strides) + self.pool_level
         if len(self.anchor_sizes) != levels:
             raise ValueError(

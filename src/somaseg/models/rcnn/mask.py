@@ -86,3 +86,33 @@ class ConvMask(nn.Module):
     ) -> Tensor:
         """Probabilities (n, s, s) inside boxes (n, 4) of one image."""
         return of_class(self(pooled), labels).sigmoid()
+
+
+class MaskStages(nn.Module):
+    """One mask head for each stage of a cascade; their probabilities are averaged.
+
+    As in MMDetection; the paper (arXiv:1712.00726) and detectron2 have one. Each learns of the
+    proposals that its stage is given, the later ones at half the weight of the one before.
+    """
+
+    def __init__(self, config: RCNNConfig, classes: int) -> None:
+        super().__init__()
+        self.size = config.mask_size
+        self.stages = nn.ModuleList(ConvMask(config, classes) for _ in range(3))
+        self.pool = PyramidPool(config, self.size // 2)
+
+    def spread(self, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Add to a state dict with one mask head what each of several starts from."""
+        spread = dict(tensors)
+        for name, value in tensors.items():
+            if name.startswith((f"{prefix}head.", f"{prefix}predictor.")):
+                for i in range(len(self.stages)):
+                    spread.setdefault(f"{prefix}stages.{i}.{name.removeprefix(prefix)}", value)
+        return spread
+
+    def predict(
+        self, features: Sequence[Tensor], pooled: Tensor, boxes: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Probabilities (n, s, s) inside boxes (n, 4) of one image."""
+        found = [of_class(stage(pooled), labels).sigmoid() for stage in self.stages]
+        return torch.stack(found).mean(0)

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from somaseg.data.augment import Crop, prepare_image
@@ -24,7 +23,7 @@ from somaseg.models.rcnn.backbone import Pyramid
 from somaseg.models.rcnn.box import Detections
 from somaseg.models.rcnn.cascade import BoxStages
 from somaseg.models.rcnn.config import RCNNConfig
-from somaseg.models.rcnn.mask import ConvMask
+from somaseg.models.rcnn.mask import ConvMask, MaskStages
 from somaseg.models.rcnn.paste import paste
 from somaseg.models.rcnn.point import PointMask
 from somaseg.models.rcnn.rpn import Proposals
@@ -50,9 +49,10 @@ class RCNN(Region, Network):
         classes = len(info.names) + 1
         detector = read_pretrained(config.pretrained, config.backbone)
         self.backbone = Pyramid(config, "none" if detector else config.pretrained)
-        self.rpn = Proposals(config, len(self.backbone.strides))
+        self.rpn = Proposals(config, self.backbone.strides)
         self.box = BoxStages(config, classes)
-        self.mask = (PointMask if config.mask_head == "point" else ConvMask)(config, classes)
+        heads = MaskStages if config.mask_heads == "stages" else ConvMask
+        self.mask = (PointMask if config.mask_head == "point" else heads)(config, classes)
         self.scoring = (
             MaskIoU(config, classes, self.mask.pool.size) if config.mask_scoring else None
         )
@@ -68,8 +68,11 @@ class RCNN(Region, Network):
         return self.config.input_scale
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A plain model's box head starts every stage of a cascade."""
-        return self.box.spread(tensors, "box.")
+        """A plain model's box head starts every stage of a cascade, and so do masks."""
+        known = self.box.spread(tensors, "box.")
+        if isinstance(self.mask, MaskStages):
+            known = self.mask.spread(known, "mask.")
+        return known
 
     # Training.
 
@@ -97,11 +100,17 @@ class RCNN(Region, Network):
         features = self.backbone(images.tensors)
         proposals, losses = self.rpn(images, features, [{"boxes": t.boxes} for t in truths])
         samples = self.box.sample(proposals, truths)
-        losses |= self.box.losses(features, samples, truths, images.image_sizes)
-        cells = [sample.foreground() for sample in samples]
-        pooled = self.mask.pool(features, [cell.boxes for cell in cells])
-        mask_losses, masks = self.mask.losses(features, pooled, cells, truths)
-        losses |= mask_losses
+        box_losses, given = self.box.losses(features, samples, truths, images.image_sizes)
+        losses |= box_losses
+        # One mask head learns of the first stage's cells, several each of their own stage's.
+        stages = list(self.mask.stages) if isinstance(self.mask, MaskStages) else [self.mask]
+        for i, (head, matched) in enumerate(zip(stages, given, strict=False)):
+            assert isinstance(head, ConvMask | PointMask)
+            cells = [m.foreground() for m in matched]
+            pooled = head.pool(features, [cell.boxes for cell in cells])
+            mask_losses, masks = head.losses(features, pooled, cells, truths)
+            suffix = f"_{i + 1}" if len(stages) > 1 else ""
+            losses |= {f"{name}{suffix}": loss / 2**i for name, loss in mask_losses.items()}
         if self.scoring is not None:
             losses |= self.scoring.losses(pooled, masks, cells, truths)
         return losses
@@ -158,12 +167,23 @@ class RCNN(Region, Network):
     def _encode(self, gray: Gray) -> tuple[ImageList, list[Tensor], Tensor]:
         """Features of a prepared image, and by how much its x y x y were enlarged, exactly."""
         h, w = gray.shape
-        height, width = max(round(h * self.scale), 1), max(round(w * self.scale), 1)
-        interpolation = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
+        height, width = self._enlarged((h, w))
+        interpolation = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
         resized = cv2.resize(gray, (width, height), interpolation=interpolation)
         batch = self.stack([torch.from_numpy(resized)[None]])
         enlarged = torch.tensor([width / w, height / h] * 2, device=self.device)
         return batch, self.backbone(batch.tensors), enlarged
+
+    def _enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in network pixels of an image of ``size`` pixels."""
+        scale, config = self.scale, self.config
+        if config.shortest_side is not None:
+            scale = config.shortest_side / min(size)
+            if config.longest_side is not None:
+                scale = min(scale, config.longest_side / max(size))
+            if not config.aligned:  # torchvision cuts off; the other libraries round
+                return max(int(size[0] * scale), 1), max(int(size[1] * scale), 1)
+        return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
     def _draw(
         self,
@@ -199,17 +219,11 @@ class RCNN(Region, Network):
         )
 
     def stack(self, images: Tensor | Sequence[Tensor]) -> ImageList:
-        """Make images one batch of three channels, padded to a multiple of the coarsest stride."""
+        """Make images one batch of three channels, padded to a multiple of the pyramid's."""
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         multiple = self.backbone.multiple
         height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
-        batch = torch.stack(
-            [
-                functional.pad(
-                    image.to(self.device).expand(3, -1, -1),
-                    (0, width - image.shape[2], 0, height - image.shape[1]),
-                )
-                for image in images
-            ]
-        )
+        batch = self.backbone.get_buffer("beyond").expand(len(sizes), -1, height, width).clone()
+        for canvas, image, (h, w) in zip(batch, images, sizes, strict=True):
+            canvas[:, :h, :w] = image.to(self.device)
         return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes)

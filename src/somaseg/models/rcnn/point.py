@@ -24,15 +24,25 @@ IMPORTANT = 0.75  # beta of the paper
 STEP_POINTS = 784  # 28²: points computed anew in one subdivision step
 
 
-def read_points(maps: Tensor, points: Tensor) -> Tensor:
+def read_points(maps: Tensor, points: Tensor, edge: str = "border") -> Tensor:
     """Read maps (n, c, h, w) bilinearly at points (n, p, 2), x y in 0..1: (n, c, p).
 
     Beyond the outermost pixel centres the edge continues, as in RoIAlign: fading to zero there,
-    every mask would look uncertain along its box.
+    every mask would look uncertain along its box. ``edge: zeros`` does so, for weights that have
+    learned it.
     """
     grid = (2 * points - 1)[:, :, None].to(maps.dtype)
-    read = functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    read = functional.grid_sample(maps, grid, padding_mode=edge, align_corners=False)
     return read[..., 0]
+
+
+def read_level(level: Tensor, boxes: Tensor, points: Tensor, stride: int, edge: str) -> Tensor:
+    """Read a level (c, h, w) at points (n, p, 2) in 0..1 of boxes (n, 4): (n, c, p)."""
+    place = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    extent = place.new_tensor([level.shape[2], level.shape[1]]) * stride
+    # All points of an image at once: its features are read in place, not copied for each box.
+    flat = read_points(level[None], (place / extent).view(1, -1, 2), edge)[0]
+    return flat.view(len(level), *points.shape[:2]).permute(1, 0, 2)
 
 
 def grid_points(size: int, device: torch.device) -> Tensor:
@@ -42,7 +52,7 @@ def grid_points(size: int, device: torch.device) -> Tensor:
     return torch.stack([x, y], -1).view(-1, 2)
 
 
-def uncertain_points(logits: Tensor, count: int) -> Tensor:
+def uncertain_points(logits: Tensor, count: int, edge: str = "border") -> Tensor:
     """Draw training points (n, count, 2) from logits (n, h, w), most where they are near zero.
 
     Three times as many are drawn evenly; of those the three quarters of ``count`` with the
@@ -50,7 +60,7 @@ def uncertain_points(logits: Tensor, count: int) -> Tensor:
     """
     n, important = len(logits), int(IMPORTANT * count)
     drawn = torch.rand(n, OVERSAMPLE * count, 2, device=logits.device)
-    certainty = read_points(logits[:, None], drawn)[:, 0].abs()
+    certainty = read_points(logits[:, None], drawn, edge)[:, 0].abs()
     best = certainty.topk(important, largest=False).indices
     chosen = drawn.gather(1, best[..., None].expand(-1, -1, 2))
     even = torch.rand(n, count - important, 2, device=logits.device)
@@ -82,6 +92,23 @@ class PointHead(nn.Module):
         return logits.float()
 
 
+class PointPool(nn.Module):
+    """Boxes' features at size² points of the finest level, one sample each."""
+
+    def __init__(self, config: RCNNConfig, size: int) -> None:
+        super().__init__()
+        self.size, self.stride, self.edge = size, config.strides[0], config.point_edge
+
+    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Levels (b, c, h, w) and boxes (n_i, 4) of each image to (sum n_i, c, size, size)."""
+        grid = grid_points(self.size, features[0].device)
+        read = [
+            read_level(level, own, grid.expand(len(own), -1, -1), self.stride, self.edge)
+            for level, own in zip(features[0], boxes, strict=True)
+        ]
+        return torch.cat(read).unflatten(2, (self.size, self.size))
+
+
 class PointMask(nn.Module):
     """Coarse head, point head, subdivision; the same interface as `ConvMask`.
 
@@ -95,7 +122,8 @@ class PointMask(nn.Module):
         self.size, self.aligned = config.mask_size, config.aligned
         self.stride, self.scored = config.strides[0], config.mask_scoring
         self.maps = 1 if config.class_agnostic_masks else classes
-        self.pool = PyramidPool(config, POOLED)
+        self.edge = config.point_edge
+        self.pool = (PointPool if config.point_coarse == "points" else PyramidPool)(config, POOLED)
         width = config.mask_dim
         self.coarse = nn.Sequential(
             nn.Conv2d(config.fpn_channels, width, 2, stride=2),
@@ -116,11 +144,7 @@ class PointMask(nn.Module):
 
     def fine(self, level: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
         """Read the finest level (c, h, w) at points (n, p, 2) in 0..1 of boxes: (n, c, p)."""
-        place = boxes[:, None, :2] + points * (boxes[:, 2:] - boxes[:, :2])[:, None]
-        extent = place.new_tensor([level.shape[2], level.shape[1]]) * self.stride
-        # All points of an image at once: its features are read in place, not copied for each box.
-        flat = read_points(level[None], (place / extent).view(1, -1, 2))[0]
-        return flat.view(len(level), *points.shape[:2]).permute(1, 0, 2)
+        return read_level(level, boxes, points, self.stride, self.edge)
 
     def losses(
         self,
@@ -144,7 +168,7 @@ class PointMask(nn.Module):
         goal = cell_targets(matched, truths, COARSE, self.aligned)
         coarse_loss = functional.binary_cross_entropy_with_logits(chosen, goal)
         with torch.no_grad():
-            points = uncertain_points(chosen, TRAIN_POINTS)
+            points = uncertain_points(chosen, TRAIN_POINTS, self.edge)
         counts = [len(m.labels) for m in matched]
         fine, wanted = [], []
         for i, (m, truth, own) in enumerate(
@@ -154,7 +178,7 @@ class PointMask(nn.Module):
                 fine.append(self.fine(features[0][i], m.boxes, own))
                 wanted.append(point_targets(truth, m.truth, m.boxes, own))
         logits = of_class(
-            self.point(torch.cat(fine), read_points(coarse, points))[..., None], labels
+            self.point(torch.cat(fine), read_points(coarse, points, self.edge))[..., None], labels
         )
         point_loss = functional.binary_cross_entropy_with_logits(logits[..., 0], torch.cat(wanted))
         losses = {"mask": coarse_loss, "mask_point": point_loss}
@@ -190,7 +214,8 @@ class PointMask(nn.Module):
             count = min(STEP_POINTS, side**2)
             cells = flat.abs().topk(count, largest=False).indices
             points = grid_points(side, flat.device)[cells]
-            mended = self.point(self.fine(level, boxes, points), read_points(coarse, points))
+            known = read_points(coarse, points, self.edge)
+            mended = self.point(self.fine(level, boxes, points), known)
             logits = flat.scatter(1, cells, of_class(mended[..., None], labels)[..., 0])
             logits = logits.view(-1, 1, side, side)
         return logits[:, 0]

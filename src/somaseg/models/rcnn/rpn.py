@@ -6,6 +6,9 @@ gigabytes; and everything after the convolutions is computed in float32, because
 hold a coordinate above 256 to the pixel.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from numba import njit
@@ -67,15 +70,54 @@ def _match(boxes, anchors, low, high, match):  # type: ignore[no-untyped-def]
             match[k] = -1 if best[k] < low else -2
 
 
+class ExactAnchors(AnchorGenerator):
+    """Anchors with sides and steps as they are, not rounded to pixels.
+
+    torchvision rounds half of a side, and takes the step to be the padded image's size divided by
+    the level's, which is another for a level whose size is odd.
+
+    Args:
+        strides: network pixels a step, of each level.
+        sizes: roots of the anchors' areas, of each level.
+        ratios: heights over widths, of each level.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        sizes: tuple[tuple[float, ...], ...],
+        ratios: tuple[tuple[float, ...], ...],
+    ) -> None:
+        super().__init__(sizes, ratios)
+        self.steps = list(strides)
+        cells = []
+        for scales, shapes in zip(sizes, ratios, strict=True):
+            root = torch.tensor(shapes, dtype=torch.float64).sqrt()[:, None]
+            scale = torch.tensor(scales, dtype=torch.float64)
+            half = torch.stack([(scale / root).flatten(), (scale * root).flatten()], 1) / 2
+            cells.append(torch.cat([-half, half], 1).float())
+        self.cell_anchors = cells
+
+    def grid_anchors(
+        self, grid_sizes: list[list[int]], strides: list[list[Tensor]]
+    ) -> list[Tensor]:
+        """Lay each level's anchors on its grid (h, w): float32 (h * w * anchors, 4)."""
+        device = self.cell_anchors[0].device
+        steps = [[torch.tensor(s, device=device)] * 2 for s in self.steps]
+        anchors: list[Tensor] = super().grid_anchors(grid_sizes, steps)
+        return anchors
+
+
 class Proposals(RegionProposalNetwork):
     """Objectness and boxes on every level of the pyramid; the best of them are proposals."""
 
-    def __init__(self, config: RCNNConfig, levels: int) -> None:
-        anchors = AnchorGenerator(config.anchor_sizes, (config.anchor_ratios,) * levels)
+    def __init__(self, config: RCNNConfig, strides: Sequence[int]) -> None:
+        kind = AnchorGenerator if config.anchors_rounded else partial(ExactAnchors, strides)
+        anchors = kind(config.anchor_sizes, (config.anchor_ratios,) * len(strides))
         self.low, self.high = config.rpn_iou
         super().__init__(
             anchors,
-            RPNHead(config.fpn_channels, anchors.num_anchors_per_location()[0]),
+            RPNHead(config.fpn_channels, anchors.num_anchors_per_location()[0], config.rpn_convs),
             self.high,
             self.low,
             config.rpn_samples,

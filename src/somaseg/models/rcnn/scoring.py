@@ -40,7 +40,7 @@ class MaskIoU(nn.Module):
 
     def __init__(self, config: RCNNConfig, classes: int, pooled: int) -> None:
         super().__init__()
-        self.aligned = config.aligned
+        self.aligned, self.limits = config.aligned, config.mask_iou_limits
         self.side = min(14, pooled)
         self.reduce = nn.AvgPool2d(pooled // self.side)
         width, dim = config.mask_dim, config.scoring_dim
@@ -90,6 +90,7 @@ class MaskIoU(nn.Module):
         return {"mask_iou": error / 2}
 
     def rescore(self, pooled: Tensor, masks: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """Class scores (n,) times the guessed IoU of each mask (kept within 0..1)."""
+        """Class scores (n,) times the guessed IoU of each mask (kept within 0..1 by default)."""
         guess = self(pooled, masks)
-        return scores * guess[torch.arange(len(guess), device=guess.device), labels].clamp(0, 1)
+        own = guess[torch.arange(len(guess), device=guess.device), labels]
+        return scores * (own.clamp(0, 1) if self.limits else own)

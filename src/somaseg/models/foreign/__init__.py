@@ -1,0 +1,1 @@
+"""Model files of other libraries: read without being executed, recognised, made ours."""
