@@ -24,8 +24,8 @@ import tifffile
 import torch
 
 from somaseg.data.augment import prepare_image
+from somaseg.data.formats.results import read_results
 from somaseg.data.images import list_images, read_image
-from somaseg.data.results import read_results
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels

@@ -20,10 +20,11 @@ ROOMS = (
     "decide",
     "scoring",
     "models",
-    "export",
     "data",
     "instances",
     "masks",
+    "looks",
+    "limits",
     "folders",
     "files",
     "limits",
@@ -38,10 +39,7 @@ LONGEST = 350
 
 # What does not keep the rules yet. These may only shrink: an entry without need fails the test.
 UPWARDS: set[str] = {
-    "somaseg.data.synthetic -> somaseg.export.convert",
-    "somaseg.data.types -> somaseg.report.notebook",
     "somaseg.decide.nested -> somaseg.runs.tuning",
-    "somaseg.instances -> somaseg.report.notebook",
     "somaseg.predict.load -> somaseg.runs.run",
 }
 PRIVATE: set[str] = {

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from somaseg import looks
 from somaseg.errors import SomasegError
 from somaseg.masks import checks, overlap, paste, pieces, resolve, rle
 from somaseg.masks import flat as _flat
@@ -361,6 +362,10 @@ class Instances:
         """
         return _labels.crops_to_labels(*self.flat, self.size, self.order(order), self.cut)
 
+    def claims(self) -> npt.NDArray[np.int32]:
+        """Number of instances that each pixel belongs to, int32 (h, w)."""
+        return overlap.claims(*self.flat, self.size, self.cut)
+
     def layers(self) -> npt.NDArray[np.int32]:
         """Label images int32 (k, h, w), row + 1, with k small: no pixel is lost to overlap."""
         pairs = overlap.shared_pixels(self)
@@ -384,12 +389,9 @@ class Instances:
         by_class = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
         return f"Instances({len(self)} {kind}in {width} x {height}; {by_class or 'none'})"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """What a notebook shows: the masks, drawn small, and their counts."""
-        # Imported here: report stands above, and only notebooks need it.
-        from somaseg.report.notebook import instances_html
-
-        return instances_html(self)
+        return looks.html(self)
 
     def _selected(self, flat: Flat, rows: Ints | slice, **fields: Any) -> Self:
         """``rows`` with these masks; not checked again: what is made of sound rows is sound."""

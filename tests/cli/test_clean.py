@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from somaseg.cli.data import app
 from somaseg.data import load_dataset
+from somaseg.data.formats.competition import write_training_table
 from somaseg.data.synthetic import write_dataset
-from somaseg.export.competition import write_training_table
 
 
 def run(*arguments):

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from somaseg.cli.ensemble import ensemble
 from somaseg.data import load_dataset
+from somaseg.data.formats.label_files import write_labels
+from somaseg.data.formats.results import write_results
+from somaseg.data.formats.submission import write_submission
 from somaseg.data.synthetic import write_dataset
 from somaseg.decide import Fusion, default_settings, fuse_images, select, settle
 from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
-from somaseg.export.coco import write_results
-from somaseg.export.competition import write_submission
-from somaseg.export.labels import write_labels
 from somaseg.files import read_json, write_json
 from somaseg.instances import Instances
 from somaseg.models.base import ModelInfo

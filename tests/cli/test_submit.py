@@ -3,9 +3,9 @@ import typer
 from typer.testing import CliRunner
 
 from somaseg.cli.submit import submit
+from somaseg.data.formats.label_files import write_labels
+from somaseg.data.formats.results import write_results
 from somaseg.errors import SomasegError
-from somaseg.export.coco import write_results
-from somaseg.export.labels import write_labels
 from somaseg.instances import Instances
 from tests.data.make import SIZE, competition, write_image
 

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from somaseg.data import load_dataset, read_dataset
-from somaseg.data.coco import coco_categories, coco_image_ids
+from somaseg.data.formats.coco import coco_categories, coco_image_ids
 from somaseg.errors import SomasegError
 from tests.data.make import coco, write_image
 

@@ -8,16 +8,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
 from somaseg.data import Dataset, Sample, load_dataset
-from somaseg.data.fingerprint import (
-    PERCENTILES,
-    Fingerprint,
-    diameters,
-    fingerprint,
-    measure,
-    quantiles,
-    summarise,
-    touching,
-)
+from somaseg.data.facts import PERCENTILES, diameters, measure, touching
+from somaseg.data.fingerprint import Fingerprint, fingerprint, quantiles, summarise
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances

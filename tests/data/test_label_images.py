@@ -4,7 +4,7 @@ import pytest
 import tifffile
 
 from somaseg.data import load_dataset, read_dataset
-from somaseg.data.label_images import without_ending
+from somaseg.data.formats.labels import without_ending
 from somaseg.errors import SomasegError
 from tests.data.make import labels_folder, write_image
 

@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from somaseg.data.faults import Faults
+from somaseg.data.formats.images import read_images
 from somaseg.data.images import image_header, list_images, read_image, read_labels
-from somaseg.data.load import read_images
 from somaseg.data.windows import map_image
 from somaseg.errors import SomasegError
 from tests.data.test_images import GRAY, RGB, encode

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from somaseg.data import Dataset, Sample, load_dataset
-from somaseg.data.results import is_results_file, read_results, unknown_images
+from somaseg.data.formats.results import is_results_file, read_results, unknown_images
 from somaseg.errors import SomasegError
 from tests.data.make import coco
 

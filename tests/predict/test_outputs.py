@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from somaseg.data.results import read_results
+from somaseg.data.formats.results import read_results
 from somaseg.data.types import Sample
 from somaseg.decide import SettleSettings
 from somaseg.errors import SomasegError

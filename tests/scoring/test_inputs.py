@@ -4,11 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
+from somaseg.data.formats.coco import write_annotations
+from somaseg.data.formats.competition import write_training_table
+from somaseg.data.formats.label_files import write_labels
+from somaseg.data.formats.labels import write_label_folder
+from somaseg.data.formats.results import write_results
+from somaseg.data.formats.submission import write_submission
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.export.coco import write_annotations, write_results
-from somaseg.export.competition import write_submission, write_training_table
-from somaseg.export.labels import write_label_folder, write_labels
 from somaseg.scoring import compare, evaluate
 from somaseg.scoring.inputs import read_predictions, read_truth
 from tests.scoring.strategies import instances, rectangle, stack

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from somaseg.cli.options import AUTO, FormatOption
+from somaseg.data.formats.registry import format_names
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from somaseg.data.audit import Audit
     from somaseg.data.faults import Fault
-    from somaseg.data.statistics import Figures, Summary
 
 app = typer.Typer(
     name="data",
@@ -25,22 +26,11 @@ app = typer.Typer(
 )
 
 
-class InputFormat(StrEnum):
-    """How annotations may come."""
-
-    auto = "auto"
-    competition = "competition"
-    coco = "coco"
-    labels = "labels"
-    images = "images"
-
-
-class OutputFormat(StrEnum):
-    """How annotations may be written."""
-
-    competition = "competition"
-    coco = "coco"
-    labels = "labels"
+# What only reads says so when it is asked to write.
+OutputFormat = StrEnum(  # type: ignore[misc]
+    "OutputFormat", [name for name in format_names() if name != "images"]
+)
+"""How annotations may be written."""
 
 
 class Order(StrEnum):
@@ -66,9 +56,6 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-FormatOption = Annotated[
-    InputFormat, typer.Option("--format", help="What DATA is, if it cannot be told by itself.")
-]
 ImagesOption = Annotated[
     Path | None,
     typer.Option(
@@ -84,33 +71,48 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 @app.command()
 def info(
     data: Data,
-    format: FormatOption = InputFormat.auto,
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
     no_images: NoImagesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Count and measure: images, cells of each class, their sizes and overlap."""
+    from somaseg.cli.figures import figures, info_table
     from somaseg.data import load_dataset
-    from somaseg.data.statistics import summarise
+    from somaseg.data.facts import measure
+    from somaseg.data.fingerprint import summarise
 
     dataset = load_dataset(data, format.value, images, need_images=not no_images)
-    summary = summarise(dataset)
+    facts = summarise(dataset, measure(dataset, decode=False))
+    sizes = {f"{size.width}×{size.height}": size.images for size in facts.sizes}
+    groups = len({sample.group for sample in dataset if sample.group is not None}) or None
+    lacking = facts.images - sum(facts.pixel_types.values())
+    pixels = Counter({**facts.pixel_types, **({"missing": lacking} if lacking else {})})
     if as_json:
-        _print_json({"source": dataset.source, **dataclasses.asdict(summary)})
+        _print_json(
+            {
+                "source": dataset.source,
+                "total": figures(facts.overall),
+                "by_class": {name: figures(group) for name, group in facts.by_class.items()},
+                "sizes": sizes,
+                "pixels": dict(pixels.most_common()),
+                "groups": groups,
+            }
+        )
         return
     console = _console()
-    console.print(_info_table(dataset.source, summary))
-    for title, counts in (("size", summary.sizes), ("pixels", summary.pixels)):
+    console.print(info_table(dataset.source, facts))
+    for title, counts in (("size", sizes), ("pixels", dict(pixels.most_common()))):
         text = ", ".join(f"{kind} ({count} images)" for kind, count in list(counts.items())[:8])
         console.print(f"{title}: {text}{', …' if len(counts) > 8 else ''}")
-    if summary.groups is not None:
-        console.print(f"groups: {summary.groups}; images of one group share a fold")
+    if groups is not None:
+        console.print(f"groups: {groups}; images of one group share a fold")
 
 
 @app.command()
 def check(
     data: Data,
-    format: FormatOption = InputFormat.auto,
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
     no_images: NoImagesOption = False,
     as_json: JsonOption = False,
@@ -148,7 +150,7 @@ def convert(
     data: Data,
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     to: Annotated[OutputFormat, typer.Option("--to", help="Format to write.", show_default=False)],
-    format: FormatOption = InputFormat.auto,
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
     no_images: NoImagesOption = False,
     order: Annotated[
@@ -158,7 +160,7 @@ def convert(
 ) -> None:
     """Write a data set in another format. Images are copied, never changed."""
     from somaseg.data import load_dataset
-    from somaseg.export.convert import write_dataset
+    from somaseg.data.convert import write_dataset
 
     dataset = load_dataset(data, format.value, images, need_images=not no_images)
     loss = write_dataset(out, dataset, to.value, order.value, f".{ending.value}")
@@ -206,7 +208,7 @@ def clean_command(
     pictures: Annotated[
         int, typer.Option(min=0, help="Pictures, before and after, of changes of each kind.")
     ] = 12,
-    format: FormatOption = InputFormat.auto,
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
 ) -> None:
     """Write a copy of a data set with mended annotations, and say what was changed.
@@ -216,8 +218,8 @@ def clean_command(
     """
     from somaseg.data import load_dataset
     from somaseg.data.clean import CleanSettings, clean
+    from somaseg.data.convert import write_dataset
     from somaseg.data.load import detect
-    from somaseg.export.convert import write_dataset
     from somaseg.report.changes import draw_changes, write_changes
     from somaseg.runs.tuning import settled_out_of_fold
 
@@ -232,51 +234,13 @@ def clean_command(
         confidence=confidence,
     )
     mended, changes = clean(dataset, settings, settled_out_of_fold(found) if found else None)
-    target = detect(data)[0] if format is InputFormat.auto else format.value
-    write_dataset(out, mended, target)  # type: ignore[arg-type]
+    target = detect(data)[0].name if format is AUTO else format.value
+    write_dataset(out, mended, target)
     write_changes(out / "changes.csv", changes)
     drawn = draw_changes(out / "changes", dataset, mended, changes, pictures)
     counts = Counter(change.kind for change in changes)
     listed = ", ".join(f"{kind}: {count}" for kind, count in counts.items()) or "nothing"
     typer.echo(f"{out}: {len(mended)} images; mended {listed}; {drawn} pictures in {out}/changes")
-
-
-def _info_table(title: str, summary: "Summary") -> "Table":
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption="mean and max: cells an image; area (px), diameter (px) of its circle: medians; "
-        "overlap: share of the foreground that several cells claim",
-        caption_justify="left",
-    )
-    table.add_column("class")
-    columns = ("images", "annotated", "cells", "mean", "max", "area", "diameter", "overlap")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = list(summary.by_class.items()) if len(summary.by_class) > 1 else []
-    for name, figures in rows:
-        table.add_row(name, *_figure_cells(figures))
-    if rows:
-        table.add_section()
-    only = next(iter(summary.by_class), "all")
-    table.add_row("all" if rows else only, *_figure_cells(summary.total))
-    return table
-
-
-def _figure_cells(figures: "Figures") -> list[str]:
-    area, diameter = figures.area_median, figures.diameter_median
-    return [
-        str(figures.images),
-        str(figures.annotated),
-        str(figures.cells),
-        f"{figures.cells_mean:.1f}",
-        str(figures.cells_max),
-        "–" if area is None else f"{area:.0f}",
-        "–" if diameter is None else f"{diameter:.1f}",
-        f"{figures.overlap_share:.1%}",
-    ]
 
 
 def _print_audit(report: "Audit", limit: int) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from somaseg.cli.data import Data, FormatOption, ImagesOption, InputFormat, NoImagesOption
+from somaseg.cli.data import Data, ImagesOption, NoImagesOption
+from somaseg.cli.options import AUTO, FormatOption
 
 
 def eda(
@@ -13,7 +14,7 @@ def eda(
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path(
         "eda.html"
     ),
-    format: FormatOption = InputFormat.auto,
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
     no_images: NoImagesOption = False,
     examples: Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from somaseg.cli.options import (
     ANNOTATED,
+    AUTO,
     ClassWeightsOption,
     FormatOption,
     ImagesOption,
@@ -67,7 +68,7 @@ def fit(
         int, typer.Option(min=0, help="Trainings side by side; 0: one a core, one a GPU.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
-    format: FormatOption = "auto",
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
 ) -> None:
     """Plan, cross-validate several families, tune, ensemble, score: all in one go.

@@ -1,9 +1,12 @@
 """Options that several commands share: one name, one meaning, one help text."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
     from somaseg.runs.run import DataConfig
@@ -12,7 +15,15 @@ ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with l
 
 AnnotatedArgument = Annotated[Path, typer.Argument(help=ANNOTATED, show_default=False)]
 
-FormatOption = Annotated[str, typer.Option(help="What DATA is: auto, competition, coco, labels.")]
+# Made of what is installed: formats of other packages stand in the help like ours.
+InputFormat = StrEnum("InputFormat", ["auto", *format_names()])  # type: ignore[misc]
+"""How annotations may come."""
+
+AUTO = InputFormat("auto")
+
+FormatOption = Annotated[
+    InputFormat, typer.Option("--format", help="What DATA is, if it cannot be told by itself.")
+]
 
 ImagesOption = Annotated[
     Path | None,
@@ -49,6 +60,6 @@ def data_config(data: Path, format: str, images: Path | None) -> "DataConfig":
 
     return DataConfig(
         path=str(data.resolve()),
-        format=format,  # type: ignore[arg-type]
+        format=str(format),
         images=str(images.resolve()) if images else None,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from somaseg.cli.options import (
+    AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
     FoldsOption,
@@ -53,7 +54,7 @@ def search(
         list[str] | None,
         typer.Option(help="Trackers of each trial: wandb, mlflow.", show_default=False),
     ] = None,
-    format: FormatOption = "auto",
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.

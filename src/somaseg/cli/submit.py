@@ -43,8 +43,8 @@ def submit(
 
     Nothing is written unless all is well.
     """
+    from somaseg.data.formats.submission import write_submission
     from somaseg.data.load import read_dataset
-    from somaseg.export.competition import write_submission
     from somaseg.scoring.inputs import read_predictions
 
     reading = read_dataset(images)
@@ -66,8 +66,8 @@ def submit(
 
 def _check_rows(path: Path, dataset: "Dataset") -> None:
     """Look at a submission's rows as they stand: reading them into instances would sort them."""
+    from somaseg.data.formats.submission import check_submission, describe, read_rows
     from somaseg.errors import SomasegError
-    from somaseg.export.competition import check_submission, describe, read_rows
 
     sizes = {sample.id: sample.size for sample in dataset}
     problems = check_submission(read_rows(path), sizes, dataset.ids)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from somaseg.cli.options import (
+    AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
     FoldsOption,
@@ -67,7 +68,7 @@ def train(
         list[str] | None,
         typer.Option(help="tensorboard (default), wandb or mlflow.", show_default=False),
     ] = None,
-    format: FormatOption = "auto",
+    format: FormatOption = AUTO,
     images: ImagesOption = None,
 ) -> None:
     """Cross-validate a model on annotated images, and score it on images it has not seen.

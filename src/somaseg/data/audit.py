@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from somaseg.data.facts import overlap_share
 from somaseg.data.faults import KINDS, Fault, Faults
-from somaseg.data.load import Format, read_dataset
+from somaseg.data.load import read_dataset
 from somaseg.data.reading import Reading, message_without
-from somaseg.data.statistics import overlap_share
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -40,7 +40,7 @@ class Audit:
 
 def audit(
     path: str | Path,
-    format: Format = "auto",
+    format: str = "auto",
     images: str | Path | None = None,
     need_images: bool = True,
 ) -> Audit:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from somaseg.data.convert import write_dataset as write_annotated
 from somaseg.data.synthetic_scene import Image, Look, Scene
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
@@ -116,7 +117,7 @@ def write_dataset(
     ``competition`` is the layout of the Sartorius competition: ``train.csv`` with one row for each
     cell, ``train/*.png`` and, if ``n_test`` images of each kind are asked for, ``test/*.png`` that
     have no annotation (they continue the series: ``make_samples(n_per_class + n_test)`` ends with
-    them). ``coco`` and ``labels`` are those of `somaseg.export`.
+    them). ``coco`` and ``labels`` are those of `somaseg.data.formats`.
 
     Args:
         folder: made if missing. Files of the same names are replaced.
@@ -139,9 +140,6 @@ def write_dataset(
         raise SomasegError("a synthetic data set needs at least one image of each kind")
     if n_test and format != "competition":
         raise SomasegError(f"the {format} layout has no folder for test images; leave n_test at 0")
-    # Imported here: export stands above data, and only this function needs it.
-    from somaseg.export.convert import write_dataset as write_annotated
-
     train: list[Sample] = []
     for index, micrograph in enumerate(make_samples(n_per_class + n_test, size, seed)):
         is_train = index < n_per_class * len(KINDS)

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from somaseg import looks
 from somaseg.data.images import read_image
 from somaseg.data.windows import map_image
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
+
+ONE_CLASS = "cell"
+"""What instances are called where the data name no classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +133,9 @@ class Dataset:
         names = ", ".join(self.names)
         return f"Dataset({len(self)} images, {cells} instances of {names or 'no class'})"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """What a notebook shows: counts by class, and some images with outlines."""
-        # Imported here: report stands above data, and only notebooks need it.
-        from somaseg.report.notebook import dataset_html
-
-        return dataset_html(self)
+        return looks.html(self)
 
     @property
     def ids(self) -> list[str]:

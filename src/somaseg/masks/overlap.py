@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from somaseg.masks.flat import Boxes, Ints, Masks, Pixels, as_flat, cut_of, solid
+from somaseg.masks.flat import Boxes, Ints, Masks, Pixels, Size, as_flat, cut_of, solid
 
 Rows = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -25,6 +25,16 @@ def _areas(pixels, offsets, cut):  # type: ignore[no-untyped-def]
             total = np.int32(total + (crop[k] >= cut))
         areas[i] = total
     return areas
+
+
+@njit(cache=True, nogil=True)
+def _claim(boxes, pixels, offsets, cut, claims):  # type: ignore[no-untyped-def]
+    for i in range(len(boxes)):
+        at = offsets[i]
+        for y in range(boxes[i, 1], boxes[i, 3]):
+            for x in range(boxes[i, 0], boxes[i, 2]):
+                claims[y, x] += pixels[at] >= cut
+                at += 1
 
 
 @njit(cache=True, nogil=True)
@@ -90,6 +100,20 @@ def _count_shared(a_boxes, a_pixels, a_offsets, a_cut, b_boxes, b_pixels, b_offs
 def areas(pixels: Pixels, offsets: Ints, cut: int = 1) -> Ints:
     """Number of pixels >= ``cut`` of each crop, int64 (n,)."""
     return _areas(solid(pixels, np.uint8), solid(offsets, np.int64), np.uint8(cut))
+
+
+def claims(
+    boxes: Boxes, pixels: Pixels, offsets: Ints, size: Size, cut: int = 1
+) -> npt.NDArray[np.int32]:
+    """Number of masks that each pixel of an image belongs to, int32 (h, w).
+
+    Args:
+        size: ``(height, width)`` of the image
+        cut: pixels of at least this value are inside
+    """
+    counted = np.zeros(size, np.int32)
+    _claim(*as_flat(boxes, pixels, offsets), np.uint8(cut), counted)
+    return counted
 
 
 def intersections(

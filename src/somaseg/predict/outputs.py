@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from somaseg.data.formats.label_files import write_labels
+from somaseg.data.formats.results import write_results
+from somaseg.data.formats.submission import write_submission
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels
-from somaseg.export.coco import write_results
-from somaseg.export.competition import write_submission
-from somaseg.export.labels import write_labels
 from somaseg.files import check_apart, file_name, own_folder, remove_folder
 from somaseg.instances import Instances
 from somaseg.predict.large import Bands

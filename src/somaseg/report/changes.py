@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from somaseg.data.clean import Change
+from somaseg.data.tables import csv_text
 from somaseg.data.types import Dataset
-from somaseg.export.labels import csv_text
 from somaseg.files import file_name, write_text
 from somaseg.report.overlays import contact_sheet, overlay, to_rgb, write_png
 

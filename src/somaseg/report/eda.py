@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from somaseg.data.facts import ImageFacts, measure
 from somaseg.data.fingerprint import (
     Fingerprint,
     Group,
-    ImageFacts,
     Quantiles,
-    measure,
     summarise,
 )
 from somaseg.data.types import Dataset, Sample

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.fingerprint import PERCENTILES, Group, ImageFacts, diameters
+from somaseg.data.facts import PERCENTILES, ImageFacts, diameters
+from somaseg.data.fingerprint import Group
 from somaseg.report.html import svg_uri
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.fingerprint import diameters
+from somaseg.data.facts import diameters
 from somaseg.data.images import to_gray
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
@@ -21,6 +21,11 @@ _PICTURES = 4
 _FILL = 0.35
 
 Size = tuple[int, int]
+
+
+def html(value: Instances | Dataset) -> str:
+    """Return what a notebook shows of instances or of a data set."""
+    return dataset_html(value) if isinstance(value, Dataset) else instances_html(value)
 
 
 def instances_html(cells: Instances) -> str:

@@ -19,6 +19,9 @@ import yaml
 from somaseg import __version__
 from somaseg.data import load_dataset
 from somaseg.data.folds import save_folds
+from somaseg.data.formats.label_files import write_labels
+from somaseg.data.formats.results import write_results
+from somaseg.data.formats.submission import write_submission
 from somaseg.data.types import Dataset
 from somaseg.decide import (
     Fusion,
@@ -30,9 +33,6 @@ from somaseg.decide import (
     select,
 )
 from somaseg.errors import SomasegError
-from somaseg.export.coco import write_results
-from somaseg.export.competition import write_submission
-from somaseg.export.labels import write_labels
 from somaseg.files import check_apart, file_name, read_json, write_json, write_text
 from somaseg.predict.store import save_predictions
 from somaseg.runs.joining import (

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from somaseg.data.reading import open_csv, row_text
+from somaseg.data.tables import csv_text, open_csv, row_text
 from somaseg.errors import SomasegError
-from somaseg.export.labels import csv_text
 from somaseg.files import write_text
 from somaseg.models.training.logs import flat_settings
 from somaseg.runs.recorded import (

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
-from somaseg.data.load import Format
+from somaseg.data.formats.registry import format_names
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json, write_text
 from somaseg.instances import Instances
@@ -36,8 +36,15 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str
-    format: Format = "auto"
+    format: str = "auto"
     images: str | None = None
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in (known := ("auto", *format_names())):
+            raise ValueError(f"no format {name!r}; choose one of {', '.join(known)}")
+        return name
 
 
 class RunConfig(BaseModel):

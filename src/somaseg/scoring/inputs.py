@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from somaseg.data.competition import ONE_CLASS
+from somaseg.data.formats.results import RESULTS_NAME, is_results_file, read_results, unknown_images
 from somaseg.data.load import detect, read_dataset
 from somaseg.data.reading import Reading
-from somaseg.data.results import RESULTS_NAME, is_results_file, read_results, unknown_images
-from somaseg.data.types import Dataset, Sample
+from somaseg.data.types import ONE_CLASS, Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.pieces import count_pieces
@@ -104,7 +103,7 @@ def _file_meant(path: Path) -> Path:
 
 
 def _read(path: Path, sizes: Sizes | None = None) -> Reading:
-    if path.is_dir() and detect(path)[0] == "images":
+    if path.is_dir() and detect(path)[0].name == "images":
         # Where instances are expected, a folder of nothing but images holds label images.
         reading = read_dataset(path, "labels", need_images=False)
         for sample in reading.dataset:

@@ -1,4 +1,4 @@
-"""Read COCO annotations: polygons, compressed and plain run lengths.
+"""COCO annotations: polygons, compressed and plain run lengths; written as the latter.
 
 Crowd regions (``iscrowd`` 1 marks an area of cells nobody told apart) are not instances and are
 left out, with a warning. Beyond the standard, the keys ``class`` and ``group`` of an image are
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from somaseg.data.faults import Faults
+from somaseg.data.formats.registry import Format
+from somaseg.data.formats.segmentation import coco_masks, decode_segmentation
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
@@ -23,13 +25,11 @@ from somaseg.data.reading import (
 )
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import file_name, read_json, write_json
 from somaseg.instances import Instances
-from somaseg.masks.flat import Boxes, Pixels
-from somaseg.masks.rle import coco_counts_to_crop, polygon_to_crop
+from somaseg.masks.resolve import OrderName
 
 _LISTS = ("images", "annotations", "categories")
-_SLACK = 1.0  # pixels a polygon may leave the image by: annotation tools snap to the border
 
 
 def is_coco(value: Any) -> bool:
@@ -42,6 +42,7 @@ def read_coco(
     faults: Faults,
     images: str | Path | None = None,
     need_images: bool = True,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Reading:
     """Read a COCO annotation file with the images it speaks of.
 
@@ -51,6 +52,7 @@ def read_coco(
         images: folder of the images; else ``images/``, the file's own folder, and (as COCO itself
             is laid out) the folder above and its subfolders are searched.
         need_images: whether an image that is not found is a fault.
+        sizes: not needed, as the file has them.
 
     Raises:
         SomasegError: the file cannot be read at all, or is no such file.
@@ -205,50 +207,6 @@ def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def decode_segmentation(
-    segmentation: Any, size: tuple[int, int], row: str, name: str, path: Path, faults: Faults
-) -> tuple[Boxes, Pixels] | None:
-    """Decode polygons or run lengths.
-
-    Args:
-        segmentation: what the JSON holds.
-        size: ``(height, width)`` of the image.
-        row: of the fault, if there is one.
-        name: id of the image.
-        path: file of the fault.
-        faults: takes what is wrong.
-
-    Returns:
-        box int32 (4,) and crop uint8; none if the segmentation is not sound.
-    """
-    if isinstance(segmentation, dict):
-        kind = "bad counts"
-        rle_size = segmentation.get("size")
-        if rle_size is not None and rle_size != list(size):
-            message = f"its counts are for size {rle_size}, the image's is {list(size)}"
-            faults.add("size mismatch", message, path, row, name)
-            return None
-    elif isinstance(segmentation, list) and segmentation:
-        kind = "bad polygon"
-    else:
-        faults.add("empty mask", "no segmentation; a box is not enough", path, row, name)
-        return None
-    try:
-        if isinstance(segmentation, dict):
-            return coco_counts_to_crop(segmentation.get("counts", ()), size)
-        found = polygon_to_crop(segmentation, size)
-    except SomasegError as error:
-        empty = "is empty" in str(error) or "covers no pixel" in str(error)
-        faults.add("empty mask" if empty else kind, str(error), path, row, name)
-        return None
-    points = np.concatenate([np.asarray(polygon, float).reshape(-1, 2) for polygon in segmentation])
-    beyond = max(float(-points.min()), float((points - (size[1], size[0])).max()))
-    if beyond > _SLACK:
-        message = f"reaches {beyond:.1f} pixels beyond the image: cut off"
-        faults.add("polygon outside", message, path, row, name)
-    return found
-
-
 def _image_folders(path: Path) -> list[Path]:
     root = path.parent
     folders = [root / "images", root / path.stem, root]
@@ -256,3 +214,71 @@ def _image_folders(path: Path) -> list[Path]:
         above = root.parent
         folders += [above / "images", above / path.stem.removeprefix("instances_"), above]
     return folders
+
+
+def write_annotations(path: str | Path, dataset: Dataset) -> None:
+    """Write a COCO annotation file.
+
+    Images and annotations are numbered from 1, categories from 1 in the order of ``names``. An
+    image's class and group go into the keys ``class`` and ``group``, which COCO's own tools skip.
+
+    Args:
+        path: the JSON.
+        dataset: images that are all annotated; a file is called by its image's id.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, sample in enumerate(dataset, start=1):
+        height, width = sample.size
+        ending = sample.image_path.suffix if sample.image_path else ".png"
+        image = {
+            "id": number,
+            "file_name": f"{file_name(sample.id)}{ending}",
+            "width": width,
+            "height": height,
+            "class": sample.image_class,
+            "group": sample.group,
+        }
+        images.append({key: value for key, value in image.items() if value is not None})
+        instances = sample.annotated()
+        if (instances.classes < 0).any():
+            raise SomasegError(
+                f"{path}: image {sample.id} has instances of no class, which COCO does not allow"
+            )
+        for mask, area, label in zip(
+            coco_masks(instances), instances.areas.tolist(), instances.classes.tolist(), strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    **mask,
+                    "area": area,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(dataset.names)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(path, content, indent=None)
+
+
+def _detect(path: Path) -> list[Path]:
+    """JSON files: one by its ending; in a folder or its ``annotations/`` what begins like COCO."""
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".json" else []
+    found = []
+    for file in sorted([*path.glob("*.json"), *path.glob("annotations/*.json")]):
+        with file.open("rb") as opened:
+            head = opened.read(1 << 16)
+        keys = (b'"images"', b'"annotations"', b'"categories"')
+        if head.lstrip().startswith(b"{") and any(key in head for key in keys):
+            found.append(file)
+    return found
+
+
+def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> None:
+    write_annotations(folder / "annotations.json", dataset)
+
+
+FORMAT = Format("coco", "COCO JSON", _detect, read_coco, _write)

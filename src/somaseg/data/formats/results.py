@@ -1,7 +1,8 @@
-"""Read COCO results: the list of scored instances that predictions are exchanged in."""
+"""COCO results: the list of scored instances that predictions are exchanged in."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.coco import coco_categories, coco_image_ids, decode_segmentation
 from somaseg.data.faults import Faults
+from somaseg.data.formats.coco import coco_categories, coco_image_ids
+from somaseg.data.formats.segmentation import coco_masks, decode_segmentation
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import atomic_path, read_json
 from somaseg.instances import Instances
 
 RESULTS_NAME = "predictions.json"  # what a folder of predictions calls its COCO results
@@ -177,3 +179,63 @@ def _instances(entries: list[_Entry], key: _Key, name: str) -> Instances:
         np.array([entry.label for entry in entries], np.int16),
         key.names,
     )
+
+
+def write_results(
+    path: str | Path,
+    predictions: Mapping[str, Instances | Iterable[Instances]],
+    source: str | Path | None = None,
+) -> None:
+    """Write COCO results: a list with an entry for each predicted instance, one by one.
+
+    ``image_id`` is our id, ``category_id`` the class's place in the names, from 1; or both as the
+    COCO annotation file ``source`` has them, for tools that compare the two. The key ``category``
+    names the class, so that the list can be read alone; instances of no class have number 0.
+
+    Args:
+        path: the JSON.
+        predictions: hard, scored instances by image id; of a large image several sets, of which
+            one is held in memory at a time.
+        source: COCO annotation file of the same images.
+
+    Raises:
+        SomasegError: soft masks, or an image or class that ``source`` does not have.
+    """
+    image_ids = coco_image_ids(source) if source is not None else {}
+    numbers = {name: number for number, name in coco_categories(source).items()} if source else {}
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for name, parts in predictions.items():
+            if source is not None and name not in image_ids:
+                raise SomasegError(f"{source}: no image {name}, but it was predicted")
+            for instances in [parts] if isinstance(parts, Instances) else parts:
+                yield from _results(instances, image_ids.get(name, name), numbers, source)
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = "["
+        for entry in entries():
+            file.write(separator + json.dumps(entry, allow_nan=False))
+            separator = ", "
+        file.write("]\n" if separator == ", " else "[]\n")
+
+
+def _results(
+    instances: Instances,
+    image_id: int | str,
+    numbers: Mapping[str, int | str],
+    source: str | Path | None,
+) -> Iterator[dict[str, Any]]:
+    """Entries of some instances of one image; ``numbers`` are those of the source's categories."""
+    for mask, score, label in zip(
+        coco_masks(instances), instances.scores.tolist(), instances.classes.tolist(), strict=True
+    ):
+        category = instances.names[label] if label >= 0 else None
+        if category is not None and source is not None and category not in numbers:
+            raise SomasegError(f"{source}: no category {category!r}, but it was predicted")
+        yield {
+            "image_id": image_id,
+            "category_id": numbers.get(category or "", label + 1),
+            **({"category": category} if category is not None else {}),
+            **mask,
+            "score": score,
+        }

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from somaseg.data import Dataset, Sample, load_dataset
-from somaseg.errors import SomasegError
-from somaseg.export.competition import (
+from somaseg.data.formats.competition import write_training_table
+from somaseg.data.formats.submission import (
     Row,
     check_submission,
     read_rows,
     write_submission,
-    write_training_table,
 )
+from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from tests.data.make import SIZE, assert_same, datasets, instances, masks_of
 

@@ -1,4 +1,4 @@
-"""Write the competition's tables: ``train.csv`` and submissions; check a submission."""
+"""Submissions of the competition: written, read as they stand, checked."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.reading import open_csv, row_text
-from somaseg.data.types import Dataset
+from somaseg.data.tables import csv_text, open_csv, row_text
 from somaseg.errors import SomasegError
-from somaseg.export.labels import csv_text
 from somaseg.files import write_text
 from somaseg.instances import Instances
 from somaseg.masks.rle import find_faults, parse_runs
@@ -26,28 +24,6 @@ class Row:
     where: str
     image: str
     runs: str
-
-
-def write_training_table(path: str | Path, dataset: Dataset) -> None:
-    """Write ``train.csv``: id, annotation, width, height, cell_type, and group if there is one.
-
-    An image without cells gets one row with an empty annotation.
-
-    Raises:
-        SomasegError: an image is not annotated, or its cells are of several classes: the table
-            has one class an image.
-    """
-    has_groups = any(sample.group for sample in dataset)
-    rows: list[tuple[object, ...]] = []
-    for sample in dataset:
-        instances = sample.annotated()
-        height, width = sample.size
-        cell_type = _class_of(path, sample.id, instances, sample.image_class)
-        group = (sample.group or "",) if has_groups else ()
-        rest = (width, height, cell_type, *group)
-        rows += [(sample.id, runs, *rest) for runs in instances.to_runs() or [""]]
-    header = ("id", "annotation", "width", "height", "cell_type")
-    write_text(path, csv_text((*header, "group") if has_groups else header, rows))
 
 
 def write_submission(
@@ -173,13 +149,3 @@ def _check_image(name: str, rows: Sequence[Row], size: tuple[int, int]) -> list[
             f"({', '.join(involved[:4])}{', …' if len(involved) > 4 else ''}); give each to one"
         )
     return problems
-
-
-def _class_of(path: str | Path, name: str, instances: Instances, image_class: str | None) -> str:
-    present = {instances.names[k] if k >= 0 else "" for k in instances.classes.tolist()}
-    if len(present) > 1:
-        raise SomasegError(
-            f"{path}: image {name} holds cells of {', '.join(sorted(present))}, but this table "
-            "has one cell_type an image; convert to coco or labels"
-        )
-    return image_class or next(iter(present), "")

@@ -7,8 +7,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from somaseg.data import Dataset, Sample, load_dataset
+from somaseg.data.formats.coco import write_annotations
+from somaseg.data.formats.results import read_results, write_results
 from somaseg.errors import SomasegError
-from somaseg.export.coco import read_results, write_annotations, write_results
 from somaseg.instances import Instances
 from tests.data.make import SIZE, assert_same, datasets, masks_of
 

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from somaseg.data import Dataset, Sample, load_dataset
+from somaseg.data.formats.label_files import Loss, measure_loss, write_labels
+from somaseg.data.formats.labels import write_label_folder
 from somaseg.data.images import read_labels
 from somaseg.errors import SomasegError
-from somaseg.export.labels import Loss, measure_loss, write_label_folder, write_labels
 from somaseg.instances import Instances
 from tests.data.make import assert_same, datasets, instances, masks_of
 

@@ -1,4 +1,4 @@
-"""Read the competition's tables: ``train.csv`` (id, annotation, …) and submissions (id, predicted).
+"""The competition's tables: ``train.csv`` (id, annotation, …); submissions are read as well.
 
 One row an instance. A single row with an empty cell says that the image has no instances.
 Images are grouped by the columns ``group``, the well in ``sample_id``, ``plate`` and ``well``, or
@@ -10,21 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from somaseg.data.faults import Faults
-from somaseg.data.reading import (
-    ImageIndex,
-    Reading,
-    locate,
-    note_unannotated,
-    open_csv,
-    row_text,
-    well_group,
-)
-from somaseg.data.types import Dataset, Sample
+from somaseg.data.formats.registry import Format
+from somaseg.data.reading import ImageIndex, Reading, locate, note_unannotated, well_group
+from somaseg.data.tables import csv_columns, csv_text, open_csv, row_text
+from somaseg.data.types import ONE_CLASS, Dataset, Sample
 from somaseg.errors import SomasegError
+from somaseg.files import write_text
 from somaseg.instances import Instances
+from somaseg.masks.resolve import OrderName
 from somaseg.masks.rle import find_faults
 
-ONE_CLASS = "cell"  # what instances are called where the data names no classes
 _RUN_COLUMNS = ("annotation", "predicted")
 # How `find_faults` words a fault, and the kind it is counted under.
 _KINDS = {
@@ -223,3 +218,70 @@ def _sound(
         faults.add(kind, reason, path, f"line {image.lines[i]}", name)
     good = [i for i in range(len(image.texts)) if i not in bad]
     return [image.texts[i] for i in good], [image.lines[i] for i in good]
+
+
+def write_training_table(path: str | Path, dataset: Dataset) -> None:
+    """Write ``train.csv``: id, annotation, width, height, cell_type, and group if there is one.
+
+    An image without cells gets one row with an empty annotation.
+
+    Raises:
+        SomasegError: an image is not annotated, or its cells are of several classes: the table
+            has one class an image.
+    """
+    has_groups = any(sample.group for sample in dataset)
+    rows: list[tuple[object, ...]] = []
+    for sample in dataset:
+        instances = sample.annotated()
+        height, width = sample.size
+        cell_type = _class_of(path, sample.id, instances, sample.image_class)
+        group = (sample.group or "",) if has_groups else ()
+        rest = (width, height, cell_type, *group)
+        rows += [(sample.id, runs, *rest) for runs in instances.to_runs() or [""]]
+    header = ("id", "annotation", "width", "height", "cell_type")
+    write_text(path, csv_text((*header, "group") if has_groups else header, rows))
+
+
+def _class_of(path: str | Path, name: str, instances: Instances, image_class: str | None) -> str:
+    present = {instances.names[k] if k >= 0 else "" for k in instances.classes.tolist()}
+    if len(present) > 1:
+        raise SomasegError(
+            f"{path}: image {name} holds cells of {', '.join(sorted(present))}, but this table "
+            "has one cell_type an image; convert to coco or labels"
+        )
+    return image_class or next(iter(present), "")
+
+
+_ENDINGS = (".csv", ".csv.gz")
+
+
+def _detect(path: Path) -> list[Path]:
+    """Tables: a file by its ending, in a folder those whose header is that of runs."""
+    if path.is_file():
+        return [path] if path.name.lower().endswith(_ENDINGS) else []
+    found = []
+    for file in sorted(path.iterdir()):
+        if not file.name.lower().endswith(_ENDINGS):
+            continue
+        try:
+            columns = csv_columns(file)
+        except SomasegError:
+            continue  # some other table, which is none of our business
+        if is_table(columns):
+            found.append(file)
+    return found
+
+
+def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> None:
+    write_training_table(folder / "train.csv", dataset)
+
+
+FORMAT = Format(
+    "competition",
+    "CSV with the columns id and annotation",
+    _detect,
+    read_competition,
+    _write,
+    image_folder="train",
+    sure=("train.csv", "train.csv.gz"),
+)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from somaseg.data import load_dataset
+from somaseg.data.convert import write_dataset
 from somaseg.errors import SomasegError
-from somaseg.export.convert import TARGETS, write_dataset
 from tests.data.make import assert_same, coco, competition, write_image
 
+TARGETS = ("competition", "coco", "labels")
 ROWS = [
     "a,1 4 17 4,16,12,astro",
     "a,4 2,16,12,astro",
@@ -66,7 +67,7 @@ def test_ids_with_folders_become_file_names(tmp_path):
     root = coco(tmp_path / "source", [square], images=["day1/x", "day2/x"])
     assert load_dataset(root).ids == ["day1/x", "day2/x"]
     write_dataset(tmp_path / "out", load_dataset(root), "labels")
-    assert load_dataset(tmp_path / "out").ids == ["day1_x", "day2_x"]
+    assert load_dataset(tmp_path / "out").ids == ["day1%2Fx", "day2%2Fx"]
 
 
 def test_unannotated_images_and_unknown_formats_are_refused(tmp_path, source):

@@ -1,4 +1,4 @@
-"""Read label images: one image per image, 0 the background and every cell a number of its own.
+"""Label images: one image per image, 0 the background and every cell a number of its own.
 
 Layouts: ``images/`` and ``labels/`` (or ``masks/``) with the same names; ``name.tif`` beside
 ``name_masks.tif`` (Cellpose's habit, with other endings); a lone folder of label images.
@@ -7,60 +7,49 @@ Tables beside them are optional: ``classes.csv`` (id, class, group) says of whic
 of an image are; ``instances.csv`` (id, label, class, score) says it for each cell.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.competition import ONE_CLASS
 from somaseg.data.faults import Faults
+from somaseg.data.formats.label_files import Loss, measure_loss, write_labels
+from somaseg.data.formats.label_tables import (
+    CLASSES_CSV,
+    INSTANCES_CSV,
+    Tables,
+    read_tables,
+    unknown_ids,
+    write_tables,
+)
+from somaseg.data.formats.registry import Format
 from somaseg.data.images import list_images, read_labels
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
-    csv_columns,
     locate,
     message_without,
     note_unannotated,
-    open_csv,
-    row_text,
     well_group,
     with_image_classes,
 )
-from somaseg.data.types import Dataset, Sample
+from somaseg.data.types import ONE_CLASS, Dataset, Sample
 from somaseg.errors import SomasegError
+from somaseg.files import file_name
 from somaseg.instances import Instances
 from somaseg.masks.flat import Flat
 from somaseg.masks.labels import labels_to_crops
 from somaseg.masks.parallel import map_images
 from somaseg.masks.pieces import count_pieces
+from somaseg.masks.resolve import OrderName
 
 LABEL_FOLDERS = ("labels", "masks")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 # Where no image has more than one label, and that in so many pieces on average, the labels are
 # foreground masks. Broken annotations of a single cell have fewer.
 _BINARY_PIECES = 4
-CLASSES_CSV, INSTANCES_CSV = "classes.csv", "instances.csv"
-
-
-@dataclass
-class _Tables:
-    """What ``classes.csv`` and ``instances.csv`` say."""
-
-    image_class: dict[str, str] = field(default_factory=dict)
-    group: dict[str, str] = field(default_factory=dict)
-    cell: dict[str, dict[int, tuple[str, float]]] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names, sorted; one name if none is given."""
-        names = set(self.image_class.values())
-        for cells in self.cell.values():
-            names.update(name for name, _ in cells.values())
-        return tuple(sorted(names - {""})) or (ONE_CLASS,)
 
 
 def without_ending(stem: str) -> str:
@@ -86,6 +75,7 @@ def read_label_images(
     faults: Faults,
     images: str | Path | None = None,
     need_images: bool = True,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Reading:
     """Read a folder of label images with the images they belong to.
 
@@ -94,11 +84,15 @@ def read_label_images(
         faults: takes what is wrong with the files; these are left out.
         images: folder of the images; else ``images/`` and the folder itself are searched.
         need_images: whether an image that is not found is a fault.
+        sizes: not needed, as label images have one.
 
     Raises:
-        SomasegError: there are no label images, or a table beside them cannot be read at all.
+        SomasegError: a file instead of a folder, no label images in it, or a table beside them
+            that cannot be read at all.
     """
     root = Path(path)
+    if root.is_file():
+        raise SomasegError(f"{path}: a file; give the folder of label images")
     folder = find_label_folder(root) or root
     label_paths = list_images(folder)
     if any(without_ending(file.stem) != file.stem for file in label_paths):
@@ -106,7 +100,7 @@ def read_label_images(
     if not label_paths:
         raise SomasegError(f"{folder}: no label images (PNG or TIFF) in this folder")
     tables_at = folder.parent if folder.name in LABEL_FOLDERS else folder
-    tables = _read_tables(tables_at, faults)
+    tables = read_tables(tables_at, faults)
     names = tables.names
     index = ImageIndex(_image_folders(root, folder, images))
     samples: list[Sample] = []
@@ -135,7 +129,7 @@ def read_label_images(
     if need_images:
         note_unannotated(index, faults, but=set(label_paths))
     _refuse_binary(samples, files, faults)
-    _unknown_ids(tables, files, tables_at, faults)
+    unknown_ids(tables, files, tables_at, faults)
     dataset = Dataset(with_image_classes(samples), names, str(path))
     return Reading(dataset, faults, files, rows)
 
@@ -170,7 +164,7 @@ def _image_folders(root: Path, folder: Path, images: str | Path | None) -> list[
 def _of_cells(
     name: str,
     values: Sequence[int],
-    tables: _Tables,
+    tables: Tables,
     names: tuple[str, ...],
     folder: Path,
     faults: Faults,
@@ -197,57 +191,6 @@ def _of_cells(
     return classes, scores
 
 
-def _read_tables(folder: Path, faults: Faults) -> _Tables:
-    tables = _Tables()
-    path = folder / CLASSES_CSV
-    if path.is_file():
-        _need(path, "id", "class")
-        with open_csv(path) as reader:
-            for row in reader:
-                name, of_image = row_text(row, "id"), row_text(row, "class")
-                where = f"line {reader.line_num}"
-                if not name:
-                    faults.add("bad row", "no image id", path, where)
-                elif name in tables.image_class:
-                    faults.add("bad row", "the image comes twice", path, where, name)
-                else:
-                    tables.image_class[name] = of_image
-                    tables.group[name] = row_text(row, "group")
-    path = folder / INSTANCES_CSV
-    if path.is_file():
-        _need(path, "id", "label")
-        with open_csv(path) as reader:
-            for row in reader:
-                name, where = row_text(row, "id"), f"line {reader.line_num}"
-                try:
-                    label = int(row_text(row, "label"))
-                    score = float(row_text(row, "score") or 1.0)
-                except ValueError:
-                    label, score = 0, math.nan
-                if label < 1 or not math.isfinite(score):
-                    faults.add("bad row", "label or score is no number", path, where, name or None)
-                    continue
-                cells = tables.cell.setdefault(name, {})
-                if label in cells:
-                    faults.add("bad row", f"label {label} comes twice", path, where, name)
-                cells[label] = (row_text(row, "class"), score)
-    return tables
-
-
-def _need(path: Path, *columns: str) -> None:
-    lacking = [column for column in columns if column not in csv_columns(path)]
-    if lacking:
-        raise SomasegError(f"{path}: lacks the column {lacking[0]!r}; needs {', '.join(columns)}")
-
-
-def _unknown_ids(tables: _Tables, files: dict[str, Path], folder: Path, faults: Faults) -> None:
-    for table, ids in ((CLASSES_CSV, tables.image_class), (INSTANCES_CSV, tables.cell)):
-        for name in sorted(set(ids) - set(files)):
-            faults.add(
-                "bad row", "speaks of an image that is not there", folder / table, image=name
-            )
-
-
 def _refuse_binary(samples: list[Sample], files: dict[str, Path], faults: Faults) -> None:
     """Tell foreground masks from label images: one number for everything, in many pieces."""
     cells = [sample for sample in samples if len(sample.annotated())]
@@ -262,3 +205,47 @@ def _refuse_binary(samples: list[Sample], files: dict[str, Path], faults: Faults
             "the cells, as scipy.ndimage.label does"
         )
         faults.add("binary mask", message, files[sample.id], image=sample.id)
+
+
+def write_label_folder(
+    folder: str | Path,
+    dataset: Dataset,
+    order: OrderName = "smallest_first",
+    ending: str = ".tif",
+) -> dict[str, Loss]:
+    """Write a data set's ``labels/ID.tif``, and in tables what label images cannot say.
+
+    ``classes.csv`` (id, class, group) is written where images have a class of several or a group,
+    ``instances.csv`` (id, label, class, score) where cells of an image differ in class or score.
+
+    Args:
+        folder: made if missing.
+        dataset: images that are all annotated.
+        order: who has a pixel that several instances claim: the first in this order.
+        ending: ``.tif`` or ``.png``.
+
+    Returns:
+        what was lost to overlap, by image id.
+    """
+    folder = Path(folder)
+
+    def write(sample: Sample) -> tuple[Loss, set[int]]:
+        instances = sample.annotated()
+        labels = instances.to_labels(order)
+        write_labels(folder / "labels" / f"{file_name(sample.id)}{ending}", labels)
+        return measure_loss(instances, labels), set(np.unique(labels).tolist())
+
+    losses, labels = zip(*map_images(write, dataset), strict=True) if len(dataset) else ((), ())
+    write_tables(folder, dataset, labels)
+    return dict(zip(dataset.ids, losses, strict=True))
+
+
+def _detect(path: Path) -> list[Path]:
+    return [path] if path.is_dir() and find_label_folder(path) is not None else []
+
+
+def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> Loss:
+    return sum(write_label_folder(folder, dataset, order, ending).values(), Loss())
+
+
+FORMAT = Format("labels", "label images", _detect, read_label_images, _write, folders=True)

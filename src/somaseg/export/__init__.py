@@ -1,1 +1,0 @@
-"""Write what was found: submissions, COCO JSON, label images."""
