@@ -70,7 +70,7 @@ def measure(row: Row, out: Path) -> list[str]:
     import torch
 
     from somaseg.files import read_json
-    from somaseg.models.registry import load_model
+    from somaseg.models.bundle import load_model
     from somaseg.predict.predictor import Predictor
     from somaseg.runs.run import Run
     from somaseg.runs.tuning import tune_run

@@ -21,7 +21,7 @@ from somaseg.cli import app
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.files import CannotWrite, write_text
-from somaseg.models.registry import load_model
+from somaseg.models.bundle import load_model
 from somaseg.runs.cross_validate import cross_validate
 from somaseg.runs.disk import model_bytes
 from somaseg.runs.run import DataConfig, Run, RunConfig
@@ -175,7 +175,7 @@ def test_a_folder_that_has_become_read_only_is_told_before_training(data, tmp_pa
 def test_the_size_is_that_of_the_file(data, tmp_path):
     config = RunConfig(data=DataConfig(path=str(data)), folds=2, **PRESET)
     run = Run.create(tmp_path / "run", config)
-    from somaseg.models.base import ModelInfo
+    from somaseg.models.config import ModelInfo
     from somaseg.models.registry import build_model, parse_config
 
     info = ModelInfo(names=("astro", "cort", "shsy5y"), diameter=16.0)

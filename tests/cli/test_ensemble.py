@@ -22,8 +22,9 @@ from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
 from somaseg.instances import Instances
-from somaseg.models.base import ModelInfo
-from somaseg.models.registry import build_model, load_model, parse_config
+from somaseg.models.bundle import load_model
+from somaseg.models.config import ModelInfo
+from somaseg.models.registry import build_model, parse_config
 from somaseg.predict.predictor import Predictor
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.runs.run import DataConfig, Run, RunConfig
@@ -265,7 +266,7 @@ def test_second_pass_draws_each_image_with_models_that_have_not_seen_it(
 ):
     for name in ("A", "B"):
         (place / name / "names.yaml").write_text(yaml.safe_dump(list(dataset.names)))
-    monkeypatch.setattr("somaseg.models.registry.load_model", Drawer)
+    monkeypatch.setattr("somaseg.models.bundle.load_model", Drawer)
     out = tmp_path / "out"
     result = run(*(place / "A", place / "B", "--second-pass", "--data", place / "data", "-o", out))
     assert "wbf, second pass" in result.stdout

@@ -18,8 +18,10 @@ from somaseg.data.types import Dataset, Sample
 from somaseg.decide import SettleSettings, settle
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
-from somaseg.models.base import Dense, Estimator, ModelInfo, Network
-from somaseg.models.registry import build_model, load_model, parse_config
+from somaseg.models.base import Dense, Estimator, Network
+from somaseg.models.bundle import load_model
+from somaseg.models.config import ModelInfo
+from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.fit import train_model
 from somaseg.models.training.info import learn_info
 from somaseg.models.training.settings import TrainSettings

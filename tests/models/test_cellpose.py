@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 from somaseg.cli import app
 from somaseg.data.augment import prepare_image
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.bundle import load_model
 from somaseg.models.cellpose.convert import import_cellpose
+from somaseg.models.config import ModelInfo
 from somaseg.models.flow.decode import decode_flows
 from somaseg.models.flow.targets import label_flows
-from somaseg.models.registry import build_model, load_model, load_preset, parse_config
+from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.models.training.fit import train_model
 from somaseg.models.training.info import learn_info
 from somaseg.models.training.loop import METRICS, MetricsFile

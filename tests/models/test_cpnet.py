@@ -9,7 +9,7 @@ import torch
 
 from somaseg.data.augment import prepare_image
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 from somaseg.models.flow import checkpoint
 from somaseg.models.flow.checkpoint import cellpose_name, find_checkpoint, load_cellpose
 from somaseg.models.flow.tiling import run_tiled

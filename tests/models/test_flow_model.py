@@ -5,7 +5,7 @@ import torch
 from somaseg.data.augment import Crop
 from somaseg.decide import SettleSettings
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 from somaseg.models.flow.targets import label_flows
 from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.settings import TrainSettings

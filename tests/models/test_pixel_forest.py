@@ -1,6 +1,8 @@
 import csv
 import json
+import subprocess
 import sys
+from hashlib import sha256
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn import functional
 
@@ -18,16 +21,18 @@ from somaseg.data.types import Sample
 from somaseg.decide import SettleSettings
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
-from somaseg.models.base import ModelInfo
+from somaseg.models.bundle import load_model
+from somaseg.models.config import ModelInfo
 from somaseg.models.nn.encoders import Encoder
 from somaseg.models.pixel_forest.boosting import boost, count_nodes
 from somaseg.models.pixel_forest.features import FILTERS, PixelFeatures, filter_image
 from somaseg.models.pixel_forest.pixels import draw_pixels, label_kinds, pieces, shares
-from somaseg.models.registry import build_model, load_model, parse_config
+from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.fit import fit_estimator, train_model
 from somaseg.models.training.info import learn_info
 from somaseg.models.training.loop import CHECKPOINT
 from somaseg.models.training.settings import TrainSettings
+from somaseg.models.trees import check_trees
 from somaseg.predict.load import load_segmenter
 from somaseg.runs.run import DataConfig, Run, RunConfig
 from somaseg.runs.tasks import run_fold
@@ -274,8 +279,7 @@ def test_loss_is_the_weighted_cross_entropy():
     assert count_nodes(booster) == sum(len(tree["left_children"]) for tree in trees)
 
 
-def test_probabilities_are_those_of_xgboost_alone(fitted, tmp_path):
-    fitted.save(tmp_path / "m.safetensors")
+def test_probabilities_are_those_of_xgboost_alone(fitted):
     image = torch.from_numpy(prepare_image(make_image("cort", 7, (64, 96))[0]))[None, None]
     with torch.inference_mode():
         out = fitted.net(image)[0].numpy()
@@ -284,7 +288,7 @@ def test_probabilities_are_those_of_xgboost_alone(fitted, tmp_path):
         features.reshape(len(features), -1).T, feature_names=fitted.net.features.names
     )
     for part, channels in (("pixels", slice(0, 3)), ("classes", slice(3, 6))):
-        booster = xgboost.Booster(model_file=str(tmp_path / f"m.{part}.json"))
+        booster = xgboost.Booster(model_file=bytearray(fitted.parts()[f"{part}.json"]))
         expected = booster.predict(rows).T.reshape(3, 32, 48)
         assert np.allclose(out[channels], expected, atol=1e-6)
 
@@ -345,39 +349,68 @@ def saved(fitted, tmp_path):
     return path
 
 
-def test_forests_lie_beside_the_model_file(saved):
-    assert sorted(p.name for p in saved.parent.iterdir()) == [
-        "m.classes.json",
-        "m.pixels.json",
-        "m.safetensors",
-    ]
+def save_as_before(model, path):
+    """A file of format 1, and the forests beside it."""
+    parts = {ending: sha256(data).hexdigest() for ending, data in model.parts().items()}
+    fields = {"format": 1, "config": model.config.model_dump(mode="json")}
+    fields |= {"info": model.info.model_dump(mode="json"), "parts": parts}
+    tensors = {name: tensor.contiguous() for name, tensor in model.tensors().items()}
+    save_file(tensors, path, {"somaseg": json.dumps(fields)})
+    for ending, data in model.parts().items():
+        path.with_suffix(f".{ending}").write_bytes(data)
 
 
-def test_missing_part_is_named(saved):
-    (saved.parent / "m.classes.json").unlink()
+@pytest.fixture
+def older(fitted, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_as_before(fitted, path)
+    return path
+
+
+def test_forests_lie_in_the_model_file(saved):
+    assert [p.name for p in saved.parent.iterdir()] == ["m.safetensors"]
+
+
+def test_older_file_with_forests_beside_it(fitted, older):
+    again = load_model(older)
+    assert again.parts() == fitted.parts()
+    assert again.info == fitted.info
+
+
+def test_missing_part_is_named(older):
+    (older.parent / "m.classes.json").unlink()
     with pytest.raises(SomasegError, match=r"m\.classes\.json: No such file.*m\.safetensors"):
-        load_model(saved)
+        load_model(older)
 
 
-def test_truncated_part_is_named(saved):
-    part = saved.parent / "m.pixels.json"
+def test_truncated_part_is_named(older):
+    part = older.parent / "m.pixels.json"
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(SomasegError, match=r"m\.pixels\.json: truncated, or of another model"):
-        load_model(saved)
+        load_model(older)
 
 
-def test_part_of_another_model_is_refused(saved, samples, tmp_path):
+def test_part_of_another_model_is_refused(older, samples, tmp_path):
     other = build_model(parse_config(SMALL | {"depth": 2}), learn_info(samples))
     train_model(other, samples, TrainSettings(steps=1), tmp_path / "other")
-    other.save(tmp_path / "o.safetensors")
-    (tmp_path / "o.pixels.json").replace(tmp_path / "m.pixels.json")
+    (tmp_path / "m.pixels.json").write_bytes(other.parts()["pixels.json"])
     with pytest.raises(SomasegError, match=r"m\.pixels\.json: truncated, or of another model"):
-        load_model(saved)
+        load_model(older)
 
 
-def test_part_that_xgboost_cannot_read_is_named(saved):
+def test_part_that_xgboost_cannot_read_is_named(fitted):
+    other = json.loads(fitted.parts()["pixels.json"])
+    del other["learner"]["objective"]["softmax_multiclass_param"]
     with pytest.raises(SomasegError, match=r"pixels\.json: the installed XGBoost .* cannot read"):
-        load_model(saved).take_parts({"pixels.json": b'{"learner": 3}'})
+        build_model(fitted.config, fitted.info).take_parts(
+            {"pixels.json": json.dumps(other).encode()}
+        )
+
+
+@pytest.mark.parametrize("name", ["other.json", "features.json"])
+def test_part_that_no_forest_has(fitted, name):
+    with pytest.raises(SomasegError, match="has no part"):
+        build_model(fitted.config, fitted.info).take_parts({name: b"{}"})
 
 
 def test_half_halves_the_encoder_alone(fitted, saved, tmp_path):
@@ -388,6 +421,63 @@ def test_half_halves_the_encoder_alone(fitted, saved, tmp_path):
     one, other = (load_model(tmp_path / f"{x}.safetensors") for x in ("h", "m"))
     gray = prepare_image(image)
     assert np.abs(one.maps(gray) - other.maps(gray)).mean() < 0.02
+
+
+DAMAGED_FORESTS = """
+import json, random, sys
+import numpy as np
+from somaseg.errors import SomasegError
+from somaseg.models.pixel_forest.boosting import probabilities, read_booster
+from somaseg.models.trees import check_trees
+
+whole = open(sys.argv[1]).read()
+features, kinds = map(int, sys.argv[2:])
+rng = random.Random(0)
+rows = np.random.default_rng(0).normal(size=(50, features)).astype(np.float32)
+values = [-1, 0, 1, 7, 2**31 - 1, -(2**31), 2**40, 1e30, None, "x", "-3", "99999999", [], {}, True]
+refused = used = 0
+for number in range(600):
+    forest = json.loads(whole)
+    place = forest["learner"]
+    if number % 3:  # half of all numbers are in the trees
+        place = rng.choice(place["gradient_booster"]["model"]["trees"])
+    while True:
+        key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if not (isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.9):
+            break
+        place = place[key]
+    if number % 7 == 0:
+        del place[key]
+    else:
+        place[key] = rng.choice(values)
+    data = json.dumps(forest).encode()
+    try:
+        check_trees(data, "forest", features, kinds)
+        out = probabilities(read_booster(data, "forest"), rows)
+        assert out.shape == (50, kinds), out.shape
+        used += 1
+    except SomasegError as error:
+        assert "forest: " in str(error)
+        refused += 1
+print(refused, used)
+"""
+
+
+def test_damaged_forests_are_refused_before_xgboost_crashes(fitted, tmp_path):
+    path = tmp_path / "pixels.json"
+    path.write_bytes(fitted.parts()["pixels.json"])
+    features = len(fitted.net.features.names)
+    check_trees(path.read_bytes(), "whole", features, 3)
+    told = subprocess.run(
+        [sys.executable, "-c", DAMAGED_FORESTS, str(path), str(features), "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    refused, used = map(int, told.stdout.split())
+    assert refused > 300
+    assert used > 0
 
 
 # ---- decoding ----

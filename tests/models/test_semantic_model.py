@@ -9,9 +9,10 @@ from somaseg.data.augment import Crop
 from somaseg.data.synthetic import make_image
 from somaseg.decide import SettleSettings, settle
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.bundle import load_model
+from somaseg.models.config import ModelInfo
 from somaseg.models.nn.encoders import BUNDLED, Encoder
-from somaseg.models.registry import build_model, load_model, load_preset, parse_config, preset_names
+from somaseg.models.registry import build_model, load_preset, parse_config, preset_names
 from somaseg.models.semantic.model import soft_dice
 from somaseg.models.semantic.targets import semantic_targets
 from somaseg.models.training.settings import TrainSettings

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 
 from somaseg.instances import Instances
-from somaseg.models.base import Dense, ModelConfig, ModelInfo, Region
+from somaseg.models.base import Dense, Region
+from somaseg.models.config import ModelConfig, ModelInfo
 from somaseg.models.dense import soften
 from somaseg.models.flow.decode import decode_flows
 from somaseg.models.flow.targets import label_flows

@@ -5,7 +5,8 @@ from somaseg.data.augment import prepare_image
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.overlap import pairwise_iou
-from somaseg.models.base import Dense, ModelInfo
+from somaseg.models.base import Dense
+from somaseg.models.config import ModelInfo
 from somaseg.predict.predictor import Predictor, default_overlap, predict_images
 from tests.predict.fakes import INFO, FakeDense, FakeRegion, _Fake, discs
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
-from somaseg.models.bundle import load_bundle
+from somaseg.models.bundle import read_bundle
 from somaseg.predict.load import load_segmenter
 from somaseg.runs.fit import fit
 from somaseg.runs.plan import read_plan
@@ -72,7 +72,7 @@ def test_everything_is_there(place):
 
 
 def test_the_bundle_predicts_as_its_members_do(place):
-    bundle = load_bundle(place / "run" / "model.safetensors")
+    bundle = read_bundle(place / "run" / "model.safetensors")
     assert sum(len(member.models) for member in bundle.members) == 2 * len(bundle.members)
     assert bundle.card["chosen"]
     image = np.random.default_rng(0).integers(0, 255, (70, 90), np.uint8)
@@ -132,7 +132,7 @@ def test_refit_leaves_one_model_of_each_chosen_member(place, tmp_path):
     plan = yaml.safe_load((run / "plan.yaml").read_text())
     (run / "plan.yaml").write_text(yaml.safe_dump(plan | {"refit": True}))
     somaseg("fit", "--resume", "--out", run)
-    bundle = load_bundle(run / "model.safetensors")
+    bundle = read_bundle(run / "model.safetensors")
     assert all(len(member.models) == 1 for member in bundle.members)
     scores, before = (json.loads((f / "scores.json").read_text()) for f in (run, place / "run"))
     assert scores == before  # the folds' predictions decide, as before
@@ -189,7 +189,7 @@ def test_what_the_user_can_mend(place, tmp_path):
         (place / "run" / "model.safetensors").read_bytes()[:-50]
     )
     with pytest.raises(SomasegError, match=r"cut\.safetensors: not a whole safetensors file"):
-        load_bundle(place / "cut.safetensors")
+        read_bundle(place / "cut.safetensors")
 
 
 def test_pretraining_comes_first(place, tmp_path):

@@ -13,7 +13,8 @@ from somaseg.decide.grid import AXES
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
-from somaseg.models.registry import build_model, load_model, parse_config
+from somaseg.models.bundle import load_model
+from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.info import learn_info
 from somaseg.predict.load import load_segmenter
 from somaseg.predict.store import save_predictions

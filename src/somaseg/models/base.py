@@ -1,30 +1,20 @@
-"""What every family of models is: a config, class names, raw predictions, one file.
+"""What every family of models is: a config, class names, raw predictions, tensors for its file."""
 
-A model file is a safetensors file. Its metadata hold, as JSON under the key ``somaseg``, all that
-is needed to use it: the family's config, the class names, the cells' diameter, the settings that
-turn raw predictions into final ones, and the card. Nothing is ever unpickled.
-"""
-
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from somaseg.data.augment import Crop, prepare_image
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path
 from somaseg.instances import Instances
+from somaseg.models.config import ModelConfig, ModelInfo
 
 Image = npt.NDArray[Any]
 Gray = npt.NDArray[np.float32]
@@ -32,38 +22,6 @@ Maps = npt.NDArray[np.float32]
 Batch = dict[str, Any]
 Table = dict[str, npt.NDArray[Any]]
 """What a fitted family learns from: columns of as many rows, by name."""
-
-FORMAT = 1
-"""Version of the model file's metadata."""
-
-
-class ModelConfig(BaseModel):
-    """Fields that every family's config has."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    family: str
-
-
-class ModelInfo(BaseModel):
-    """What a model knows besides its weights.
-
-    Attributes:
-        names: class names, in the order of the model's outputs.
-        diameter: median cell diameter of the training data in image pixels (of a circle of the
-            cell's area).
-        one_class: whether all cells of an image are of one class, as in the training data.
-        settle: settings by class name that turn raw predictions into final masks.
-        card: free text by key: data, licence, scores, how to train it again.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    names: tuple[str, ...]
-    diameter: float = Field(gt=0)
-    one_class: bool = False
-    settle: dict[str, Any] | None = None
-    card: dict[str, Any] = {}
 
 
 class Model(ABC):
@@ -114,7 +72,7 @@ class Model(ABC):
         """How many numbers it has learned, or has from others who did."""
 
     def parts(self) -> dict[str, bytes]:
-        """Return what goes into files of their own beside the model file, by their endings."""
+        """Return what goes into the model file besides tensors, by name."""
         return {}
 
     def take_parts(self, parts: dict[str, bytes]) -> None:
@@ -127,29 +85,19 @@ class Model(ABC):
             raise SomasegError(f"family {self.config.family!r} has no part {', '.join(parts)}")
 
     def save(self, path: str | Path, half: bool = False) -> None:
-        """Write the model file, whole or not at all, after the parts that go beside it.
+        """Write the model's file, whole or not at all.
 
         Args:
             path: ends in ``.safetensors``.
             half: store floating-point weights as float16, half the size.
+
+        Raises:
+            SomasegError: the file cannot be written.
         """
-        tensors = {
-            # What was laid out channels-last or shares storage is stored plain.
-            name: (t.half() if half and t.dtype == torch.float32 else t).detach().cpu().contiguous()
-            for name, t in self.tensors().items()
-        }
-        parts = self.parts()
-        metadata = {
-            "format": FORMAT,
-            "config": self.config.model_dump(mode="json"),
-            "info": self.info.model_dump(mode="json"),
-            "parts": {ending: sha256(data).hexdigest() for ending, data in parts.items()},
-        }
-        for ending, data in parts.items():
-            with atomic_path(part_path(path, ending)) as temporary:
-                temporary.write_bytes(data)
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"somaseg": json.dumps(metadata)})
+        # That module makes models again, so it knows this one.
+        from somaseg.models.bundle import save_model
+
+        save_model(path, self, half)
 
 
 class Network(Model, nn.Module):
@@ -215,8 +163,21 @@ class Network(Model, nn.Module):
             fresh.config = config
         else:
             fresh = cls(config, info)  # type: ignore[call-arg]
-        fresh.load_state_dict(tensors)
+        fill(fresh, tensors)
         return fresh.eval()
+
+
+def fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy all of a network's tensors into it.
+
+    Raises:
+        RuntimeError: one is missing, too many, of another shape, or of integers for numbers.
+    """
+    for name, ours in network.state_dict().items():
+        theirs = tensors.get(name)
+        if theirs is not None and theirs.is_floating_point() != ours.is_floating_point():
+            raise RuntimeError(f"{name} is of {theirs.dtype}, not {ours.dtype}")
+    network.load_state_dict(tensors)
 
 
 class Estimator(Model):
@@ -286,65 +247,3 @@ class Region(Model):
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells in each image."""
         return [self.find(prepare_image(image)) for image in images]
-
-
-def read_model_file(path: str | Path) -> tuple[dict[str, Any], ModelInfo, dict[str, Tensor]]:
-    """Read config, info and float32 tensors of a model file.
-
-    Raises:
-        SomasegError: no such file, truncated, or not a somaseg model.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SomasegError(f"{path}: no such model file")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = (file.metadata() or {}).get("somaseg")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise SomasegError(
-            f"{path}: not a whole safetensors file ({error}); copy or train it again"
-        ) from error
-    if metadata is None:
-        raise SomasegError(
-            f"{path}: holds weights, but is not a somaseg model; "
-            "use it as `pretrained:` of a config, or train with it as `--from`"
-        )
-    parsed = json.loads(metadata)
-    if parsed.get("format") != FORMAT:
-        raise SomasegError(
-            f"{path}: model format {parsed.get('format')}, this somaseg reads {FORMAT}; "
-            "install the somaseg that wrote it"
-        )
-    tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
-    return parsed["config"], ModelInfo.model_validate(parsed["info"]), tensors
-
-
-def part_path(path: str | Path, ending: str) -> Path:
-    """Path of a part that goes beside a model file: ``m.safetensors`` has ``m.ENDING``."""
-    return Path(path).with_suffix(f".{ending}")
-
-
-def read_parts(path: str | Path) -> dict[str, bytes]:
-    """Read the files beside a model file that belong to it, by their endings.
-
-    Raises:
-        SomasegError: one is missing, truncated or of another model.
-    """
-    with safe_open(path, "pt") as file:
-        digests: dict[str, str] = json.loads(file.metadata()["somaseg"]).get("parts", {})
-    parts = {}
-    for ending, digest in digests.items():
-        beside = part_path(path, ending)
-        try:
-            parts[ending] = beside.read_bytes()
-        except OSError as error:
-            raise SomasegError(
-                f"{beside}: {error.strerror or error}; {path} is of no use without it: "
-                "keep the two together"
-            ) from error
-        if sha256(parts[ending]).hexdigest() != digest:
-            raise SomasegError(
-                f"{beside}: truncated, or of another model than {path}; copy or train both again"
-            )
-    return parts

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Model, ModelConfig, ModelInfo, read_model_file, read_parts
+from somaseg.models.base import Model
+from somaseg.models.config import ModelConfig, ModelInfo
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -81,15 +82,6 @@ def build_model(config: ModelConfig, info: ModelInfo) -> Model:
     return model(config, info)  # type: ignore[call-arg]
 
 
-def load_model(path: str | Path) -> Model:
-    """Read a model file of any family, ready to predict.
-
-    Raises:
-        SomasegError: missing, truncated, not a somaseg model, or weights that do not fit.
-    """
-    return make_model(*read_model_file(path), read_parts(path), str(path))
-
-
 def make_model(
     fields: Mapping[str, Any],
     info: ModelInfo,
@@ -106,10 +98,12 @@ def make_model(
     model: type[Model] = _load(config.family, 2)
     try:
         built = model.build(config, info, tensors)
+        built.take_parts(parts)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise SomasegError(f"{where}: its weights do not fit its config ({reason})") from error
-    built.take_parts(parts)
+    except SomasegError as error:
+        raise SomasegError(f"{where}: {error}") from error
     return built
 
 

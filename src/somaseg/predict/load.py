@@ -8,8 +8,7 @@ from somaseg.decide import parse_settings
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.files import read_json
-from somaseg.models.base import read_model_file
-from somaseg.models.bundle import is_bundle, load_bundle
+from somaseg.models.bundle import read_bundle
 from somaseg.predict.predictor import TILE
 from somaseg.predict.segmenter import Segmenter
 from somaseg.runs.run import Run
@@ -59,9 +58,7 @@ def load_segmenter(
         if run.rescorer_path.exists():
             segmenter.rescorer = Rescorer.load(run.rescorer_path)
         return segmenter
-    if is_bundle(path):
-        return Segmenter.of_bundle(load_bundle(path), views, tile, overlap)
-    return Segmenter.load([path], views=views or "none", tile=tile, overlap=overlap)
+    return Segmenter.of_bundle(read_bundle(path), views, tile, overlap)
 
 
 def describe_model(model: str | Path | None = None) -> dict[str, Any]:
@@ -76,8 +73,9 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
     path = _find(model)
     if path.is_dir():
         path = Run.open(path).model_paths()[0]
-    if is_bundle(path):
-        bundle = load_bundle(path)
+    bundle = read_bundle(path)
+    first = bundle.members[0].models[0]
+    if len(bundle.members) > 1 or len(bundle.members[0].models) > 1 or bundle.method:
         members = [
             {
                 "name": member.name,
@@ -88,17 +86,16 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
             }
             for member in bundle.members
         ]
-        joined = {"members": members, "joined by": bundle.method, "settings": bundle.settle}
+        joined = {"members": members, "joined by": bundle.method, "settings": bundle.settings}
         return {"file": path.name, **bundle.card, **joined}
-    config, info, tensors = read_model_file(path)
     facts = {
-        "family": config["family"],
-        "classes": list(info.names),
-        "diameter": round(info.diameter, 1),
-        "values": sum(tensor.numel() for tensor in tensors.values()),
-        "settings": info.settle,
+        "family": first.config.family,
+        "classes": list(first.names),
+        "diameter": round(first.info.diameter, 1),
+        "values": sum(tensor.numel() for tensor in first.tensors().values()),
+        "settings": bundle.settings,
     }
-    return {"file": path.name, **info.card, **facts}
+    return {"file": path.name, **bundle.card, **facts}
 
 
 def _find(model: str | Path | None) -> Path:

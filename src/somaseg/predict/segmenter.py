@@ -9,8 +9,8 @@ from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.models.base import Image, Model
-from somaseg.models.bundle import Bundle
-from somaseg.models.registry import load_model
+from somaseg.models.bundle import Bundle, load_model
+from somaseg.models.registry import validate
 from somaseg.predict.joint import JointPredictor
 from somaseg.predict.large import Bands, segment_large
 from somaseg.predict.predictor import TILE, Finder, Predictor, Progress
@@ -95,9 +95,13 @@ class Segmenter:
         predictor: Finder = predictors[0]
         if bundle.method is not None:
             weighted = [(p, m.weight) for p, m in zip(predictors, bundle.members, strict=True)]
-            fusion = Fusion.model_validate({"method": bundle.method})
+            fusion = validate(Fusion, {"method": bundle.method}, "how members are joined")
             predictor = JointPredictor(weighted, fusion)
-        settings = parse_settings(bundle.settle, info.names)
+        settings = (
+            default_settings(info.names)
+            if bundle.settings is None
+            else parse_settings(bundle.settings, info.names)
+        )
         return cls(predictor, info.names, settings, info.one_class)
 
     def __call__(self, image: Image) -> Instances:

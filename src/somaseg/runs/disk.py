@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from somaseg.files import CannotWrite, writing
-from somaseg.models.base import ModelInfo, Network
+from somaseg.models.base import Network
+from somaseg.models.config import ModelInfo
 from somaseg.models.registry import build_model, parse_config
 from somaseg.runs.run import Run
 

@@ -162,7 +162,7 @@ def drawing_models(
     Yields:
         images, models that have not seen them, and the number of each model's member.
     """
-    from somaseg.models.registry import load_model
+    from somaseg.models.bundle import load_model
 
     runs = {m: Run.open(member.path) for m, member in enumerate(members) if member.kind == "run"}
     runs = {m: run for m, run in runs.items() if members[m].predictor is None}

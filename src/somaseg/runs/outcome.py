@@ -9,8 +9,7 @@ from somaseg.decide import dump_settings
 from somaseg.decide.nested import describe
 from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
-from somaseg.models.bundle import Bundle, BundleMember, save_bundle
-from somaseg.models.registry import load_model
+from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
 from somaseg.models.training.loop import METRICS
 from somaseg.predict.load import BUNDLE
 from somaseg.report.experiment import ExperimentPage, LedgerPage, MemberPage, write_experiment
@@ -37,11 +36,11 @@ def write_outcome(folder: str | Path, plan: Plan, fitted: Fitted) -> None:
     folder = Path(folder)
     runs = member_runs(folder, plan)
     dataset = next(iter(runs.values())).dataset()
-    write_bundle(folder / BUNDLE, plan, fitted, runs)
+    write_model(folder / BUNDLE, plan, fitted, runs)
     write_page(folder / REPORT, plan, fitted, runs, dataset)
 
 
-def write_bundle(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run]) -> None:
+def write_model(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run]) -> None:
     """Join the chosen members' models of all folds and the tuned settings to one file."""
     choice = fitted.chosen.choice
     members = tuple(
@@ -54,8 +53,9 @@ def write_bundle(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run]
         for name in runs
         if choice.counts.get(name)
     )
-    settle = dump_settings(choice.settings)
-    save_bundle(path, Bundle(members, choice.method, settle, _card(plan, fitted)))
+    settings = dump_settings(choice.settings)
+    bundle = Bundle(members, choice.method, settings, card=_card(plan, fitted))
+    write_bundle(path, bundle, half=True)
 
 
 def _card(plan: Plan, fitted: Fitted) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def run_fold(run: Run, fold: int | None, report: Report) -> None:
         fold: its number; none trains on all images and predicts none.
         report: told ``{"stage", "done", "total", "loss"}`` as it goes.
     """
-    from somaseg.models.registry import load_model
+    from somaseg.models.bundle import load_model
     from somaseg.predict.predictor import Predictor, predict_images
     from somaseg.predict.store import save_predictions
 

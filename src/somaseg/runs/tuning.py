@@ -13,7 +13,7 @@ from somaseg.decide.tune import Tuned, tune
 from somaseg.files import atomic_path, write_json
 from somaseg.instances import Instances
 from somaseg.masks.parallel import map_images
-from somaseg.models.registry import load_model
+from somaseg.models.bundle import load_model
 from somaseg.runs.run import Run
 from somaseg.scoring import CompetitionScore, compare, competition_score
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 from somaseg.models.registry import build_model, load_preset, parse_config, preset_names
 from tests.models.contract import INFO
 from tests.models.rcnn.make import SMALL, model

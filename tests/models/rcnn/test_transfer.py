@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 from somaseg.models.training.transfer import start_from
 from tests.models.rcnn.make import model
 

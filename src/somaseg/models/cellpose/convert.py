@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from somaseg.models.base import ModelInfo
 from somaseg.models.cellpose.config import CellposeConfig
 from somaseg.models.cellpose.model import CellposeModel
+from somaseg.models.config import ModelInfo
 from somaseg.models.flow.checkpoint import DIAMETER, learned_diameter, read_checkpoint
 from somaseg.models.flow.config import CPNET, FlowConfig
 from somaseg.models.flow.model import FlowModel

@@ -1,8 +1,9 @@
 """The cellpose family's model."""
 
-from somaseg.models.base import Gray, Maps, ModelInfo
+from somaseg.models.base import Gray, Maps
 from somaseg.models.cellpose.config import CellposeConfig
 from somaseg.models.cellpose.network import SamFlows, load_weights
+from somaseg.models.config import ModelInfo
 from somaseg.models.flow.checkpoint import DIAMETER
 from somaseg.models.flow.network import MARGIN, FlowNetwork
 from somaseg.models.flow.tiling import resize_bilinear, run_tiled

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from somaseg.models.base import ModelConfig
+from somaseg.models.config import ModelConfig
 from somaseg.models.nn.cpnet import WIDTHS
 from somaseg.models.nn.encoders import BUNDLED
 

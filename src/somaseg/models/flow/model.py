@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Batch, Gray, Maps, ModelInfo
+from somaseg.models.base import Batch, Gray, Maps
+from somaseg.models.config import ModelInfo
 from somaseg.models.dense import run_scaled
 from somaseg.models.flow.checkpoint import load_cellpose
 from somaseg.models.flow.config import CPNET, FlowConfig

@@ -12,7 +12,8 @@ from somaseg.data.augment import Crop
 from somaseg.instances import Instances
 from somaseg.masks.labels import crops_to_labels, labels_to_crops
 from somaseg.masks.pieces import split_pieces
-from somaseg.models.base import Batch, Dense, Maps, ModelInfo, Network
+from somaseg.models.base import Batch, Dense, Maps, Network
+from somaseg.models.config import ModelInfo
 from somaseg.models.dense import cell_means, soften
 from somaseg.models.flow.config import FlowDecoding
 from somaseg.models.flow.decode import STEPS, decode_flows, resize_labels

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 from somaseg.models.foreign.detector import convert_detector
 from somaseg.models.rcnn.model import RCNN
 from somaseg.models.registry import parse_config

@@ -12,7 +12,8 @@ from somaseg.data.augment import prepare_image
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
-from somaseg.models.base import Dense, Estimator, Gray, Maps, ModelInfo, Table
+from somaseg.models.base import Dense, Estimator, Gray, Maps, Table, fill
+from somaseg.models.config import ModelInfo
 from somaseg.models.dense import cell_means, enlarge, run_scaled, soften
 from somaseg.models.nn.encoders import Encoder
 from somaseg.models.pixel_forest import boosting
@@ -27,6 +28,7 @@ from somaseg.models.pixel_forest.pixels import (
     pieces,
     shares,
 )
+from somaseg.models.trees import check_trees
 from somaseg.models.watershed import watershed_instances
 
 PIECE = 1024
@@ -170,8 +172,11 @@ class PixelForest(Dense, Estimator):
 
     def take_parts(self, parts: dict[str, bytes]) -> None:
         """Read the forests."""
-        for ending, json in parts.items():
-            setattr(self.net, ending.removesuffix(".json"), boosting.read_booster(json, ending))
+        kinds = {"pixels.json": len(KINDS), "classes.json": len(self.names)}
+        super().take_parts({name: data for name, data in parts.items() if name not in kinds})
+        for name, data in parts.items():
+            check_trees(data, name, len(self.net.features.names), kinds[name])
+            setattr(self.net, name.removesuffix(".json"), boosting.read_booster(data, name))
 
     @classmethod
     def build(cls, config: Any, info: ModelInfo, tensors: dict[str, Tensor]) -> Self:
@@ -179,7 +184,7 @@ class PixelForest(Dense, Estimator):
         # Every tensor comes from the file: nothing to fetch first.
         fresh = cls(config.model_copy(update={"pretrained": "none"}), info)
         fresh.config = config
-        fresh.net.load_state_dict(tensors)
+        fill(fresh.net, tensors)
         return fresh
 
     @property

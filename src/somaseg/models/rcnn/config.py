@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from somaseg.models.base import ModelConfig
+from somaseg.models.config import ModelConfig
 from somaseg.models.nn.encoders import BUNDLED
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

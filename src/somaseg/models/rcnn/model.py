@@ -18,7 +18,8 @@ from torchvision.models.detection.image_list import ImageList
 from somaseg.data.augment import Crop, prepare_image
 from somaseg.instances import Instances
 from somaseg.masks.flat import offsets_of
-from somaseg.models.base import Batch, Gray, Image, ModelInfo, Network, Region
+from somaseg.models.base import Batch, Gray, Image, Network, Region
+from somaseg.models.config import ModelInfo
 from somaseg.models.rcnn.backbone import Pyramid
 from somaseg.models.rcnn.box import Detections
 from somaseg.models.rcnn.cascade import BoxStages

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from somaseg.data.augment import Crop
 from somaseg.instances import Instances
-from somaseg.models.base import Batch, Dense, Gray, Maps, ModelInfo, Network
+from somaseg.models.base import Batch, Dense, Gray, Maps, Network
+from somaseg.models.config import ModelInfo
 from somaseg.models.dense import cell_means, run_scaled, soften
 from somaseg.models.semantic.config import SemanticConfig
 from somaseg.models.semantic.networks import build_network, is_pretrained

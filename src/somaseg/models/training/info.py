@@ -6,7 +6,7 @@ import numpy as np
 
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
-from somaseg.models.base import ModelInfo
+from somaseg.models.config import ModelInfo
 
 
 def learn_info(samples: Sequence[Sample]) -> ModelInfo:

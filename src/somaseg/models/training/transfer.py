@@ -4,7 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Network, read_model_file
+from somaseg.models.base import Network
+from somaseg.models.bundle import load_model
 
 
 def start_from(model: Network, path: str | Path) -> str:
@@ -20,19 +21,20 @@ def start_from(model: Network, path: str | Path) -> str:
     Raises:
         SomasegError: the file is not a model, or its network is another one.
     """
-    config, info, theirs = read_model_file(path)
+    teacher = load_model(path)
+    theirs = teacher.tensors()
     ours = model.state_dict()
     known = model.adopt(theirs)
     fits = {k: v for k, v in known.items() if k in ours and ours[k].shape == v.shape}
     if len(fits) < 0.9 * min(len(ours), len(theirs)):
         raise SomasegError(
             f"{path}: only {len(fits)} of {len(ours)} tensors fit; it is of family "
-            f"{config.get('family')!r}, and its config must be as this model's"
+            f"{teacher.config.family!r}, and its config must be as this model's"
         )
     model.load_state_dict(ours | fits)
     fresh = _parts([k for k in ours if k not in fits], fits)
     note = f"; fresh: {', '.join(fresh)}" if fresh else ""
-    return f"started from {path} (classes {', '.join(info.names)}): {len(fits)} tensors{note}"
+    return f"started from {path} (classes {', '.join(teacher.names)}): {len(fits)} tensors{note}"
 
 
 def _parts(names: Collection[str], others: Collection[str]) -> list[str]:
