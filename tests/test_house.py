@@ -27,7 +27,6 @@ ROOMS = (
     "limits",
     "folders",
     "files",
-    "limits",
     "errors",
     "weights",
 )

@@ -106,7 +106,8 @@ def pixels_of_labels(
 
     Args:
         labels: int32 (h, w)
-        boxes, offsets: of the crops
+        boxes: int32 (n, 4) of the crops
+        offsets: int64 (n + 1,) of the crops
         values: (n,) label of each crop; row + 1 by default
     """
     if values is None:

@@ -142,7 +142,9 @@ def nms_from_pairs(
 
     Args:
         order: int64 (n,), the rows, the best first
-        i, j, iou: (m,) pairs of rows, each pair once; pairs that are not listed do not overlap
+        i: (m,) first row of each pair, each pair once; pairs that are not listed do not overlap
+        j: (m,) second row of each pair
+        iou: (m,) of the pairs
         threshold: 0 … 1
     """
     return _suppress(
