@@ -24,9 +24,10 @@ ROOMS = (
     "instances",
     "masks",
     "looks",
-    "limits",
     "folders",
     "files",
+    "limits",
+    "numba_cache",
     "errors",
     "weights",
 )

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from somaseg import looks
+from somaseg import numba_cache as numba_cache  # before numba
 
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Heavy imports wait inside the commands."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,11 +74,30 @@ def main() -> None:
     """Run the command line; what the user can mend is told in one line, exit code 2."""
     from somaseg.errors import SomasegError
 
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe or an old terminal may lack characters that names are made of.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
+        _escaped(typer.main.get_command(app))()
     except SomasegError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on where it was", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        stop = end.__context__ and end.__context__.__cause__
+        if isinstance(stop, KeyboardInterrupt):  # else the command has told it
+            typer.echo(
+                "stopped; what is written is whole: run the same command again to go on", err=True
+            )
+        raise
+
+
+def _escaped(command: Any) -> Any:
+    """Keep brackets in help texts from being taken for markup: pip install 'somaseg[xgboost]'."""
+    from rich.markup import escape
+
+    for part in (command, *command.params):
+        if part.help:
+            part.help = escape(part.help)
+    for sub in getattr(command, "commands", {}).values():
+        _escaped(sub)
+    return command

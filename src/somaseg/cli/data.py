@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +13,9 @@ from somaseg.cli.options import AUTO, FormatOption
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.text import Text
 
+    from somaseg.cli.console import Console
     from somaseg.data.audit import Audit
     from somaseg.data.faults import Fault
 
@@ -276,23 +276,23 @@ def _print_audit(report: "Audit", limit: int) -> None:
 
 def _console() -> "Console":
     """Return a console that does not break lines where they go to a file or a pipe."""
-    from rich.console import Console
+    from somaseg.cli.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Console()
 
 
-def _fault_cells(fault: "Fault") -> list[str]:
-    from rich.markup import escape
+def _fault_cells(fault: "Fault") -> "list[str | Text]":
+    from rich.text import Text
 
     colour = "red" if fault.severity == "error" else "yellow"
     name = Path(fault.file).name
     where = f"{name} {fault.row}" if fault.row else name
     return [
-        f"[{colour}]{fault.severity}[/{colour}]",
+        Text(fault.severity, style=colour),
         fault.kind,
-        escape(where),
-        escape(fault.image or ""),
-        escape(fault.message),
+        where,
+        fault.image or "",
+        fault.message,
     ]
 
 

@@ -10,9 +10,9 @@ from somaseg.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import TaskID
 
+    from somaseg.cli.console import Console
     from somaseg.decide import Fusion
     from somaseg.runs.ensemble import Outcome
 
@@ -116,10 +116,8 @@ def ensemble(
     OUT/submission.csv, OUT/settle.json and OUT/ensemble.yaml, which says what was joined. OUT can
     be a member itself.
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+    from somaseg.cli.console import Console
+    from somaseg.cli.progress import Bars
     from somaseg.cli.scores import parse_weights
     from somaseg.runs.ensemble import Request, run_ensemble
 
@@ -137,21 +135,20 @@ def ensemble(
         tile=tile,
         ignore_unknown=ignore_unknown,
     )
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=messages, disable=not messages.is_terminal) as bars:
+    messages = Console(stderr=True, soft_wrap=True)
+    with Bars(console=messages) as bars:
         rows: dict[str, TaskID] = {}
 
         def report(member: str, done: int, total: int) -> None:
             if member not in rows:
-                rows[member] = bars.add_task(f"predict with {escape(member)}", total=total)
+                rows[member] = bars.add_task(f"predict with {member}", total=total)
             bars.update(rows[member], completed=done)
 
         outcome = run_ensemble(request, out, report)
     for note in outcome.notes:
-        messages.print(note, markup=False)
+        messages.print(note)
     if outcome.table:
-        _print_table(outcome, len(members), Console(highlight=False))
+        _print_table(outcome, len(members), Console())
     cells = sum(len(found) for found in outcome.final.values())
     weighed = ", ".join(
         f"{member.path}" + (f" ×{weight:g}" if weight != 1 else "")
@@ -191,7 +188,6 @@ def _numbers(weights: str) -> tuple[float, ...]:
 def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
     """Print the scores of each member and each way of joining."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     from somaseg.runs.ensemble import headline
@@ -209,7 +205,7 @@ def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
         if place == members:
             table.add_section()
         table.add_row(
-            escape(name),
+            name,
             *(f"{headline(getattr(scores, k)):.3f}" for k in ("untuned", "nested", "optimistic")),
             *(f"{scores.nested.by_class.get(name, float('nan')):.3f}" for name in names),
         )
@@ -225,5 +221,5 @@ def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
         for fold, counts in chosen.nested.items():
             console.print(
                 f"chosen without fold {fold}: "
-                + ", ".join(f"{escape(name)} ×{n}" for name, n in counts.items() if n)
+                + ", ".join(f"{name} ×{n}" for name, n in counts.items() if n)
             )

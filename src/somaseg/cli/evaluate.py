@@ -10,9 +10,10 @@ import typer
 from somaseg.cli.predict import VIEWS_HELP
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from somaseg.cli.console import Console
     from somaseg.scoring import Comparison, Evaluation
     from somaseg.scoring.explain import Losses
 
@@ -93,8 +94,7 @@ def evaluate(
     The score is the competition's: TP / (TP + FP + FN), averaged over IoU thresholds from 0.50 to
     0.95 and then over images. F1, panoptic quality and COCO AP stand beside it.
     """
-    from rich.console import Console
-
+    from somaseg.cli.console import Console
     from somaseg.cli.scores import parse_weights
     from somaseg.errors import SomasegError
     from somaseg.scoring import evaluate as all_scores
@@ -103,16 +103,16 @@ def evaluate(
         raise SomasegError("give PREDICTIONS, or a --model to make them with: one of both")
     if views is not None and model is None:
         raise SomasegError("--tta is for predicting; give a --model")
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    messages = Console(stderr=True, soft_wrap=True)
     class_weights = parse_weights(weights)
     comparison = _compare(truth, predictions, model, views, ignore_unknown, messages)
     result = all_scores(comparison, matching.value, class_weights, with_explanation=explain)
     for note in result.notes:
-        messages.print(f"[yellow]warning:[/yellow] {_plain(note)}")
+        messages.print(f"warning: {note}", style="yellow")
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=1, allow_nan=False))
         return
-    out = Console(highlight=False)
+    out = Console()
     out.print(_score_table(result))
     out.print(_legend(result), style="dim")
     if result.explanation is not None:
@@ -132,14 +132,11 @@ def _compare(
     messages: "Console",
 ) -> "Comparison":
     """Read both and compare them, with progress on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+    from somaseg.cli.progress import Bars
     from somaseg.scoring import compare
     from somaseg.scoring.inputs import read_predictions, read_truth
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    quiet = not messages.is_terminal
-    with Progress(*columns, console=messages, transient=True, disable=quiet) as progress:
+    with Bars(console=messages, transient=True) as progress:
         task = progress.add_task("reading the truth", total=None)
         dataset = read_truth(truth, predictions)
         if predictions is None:
@@ -170,7 +167,7 @@ def _score_table(result: "Evaluation") -> "Table":
     competition, coco, panoptic = result.competition, result.coco, result.panoptic
     table = _table(
         "",
-        "class|images|cells|found|[bold]score[/bold]|@ .50|@ .75|F1|PQ|AP",
+        "class|images|cells|found|score|@ .50|@ .75|F1|PQ|AP",
     )
     half = competition.thresholds.index(50)
     three_quarters = competition.thresholds.index(75)
@@ -180,9 +177,9 @@ def _score_table(result: "Evaluation") -> "Table":
         row = panoptic.classes[name][half]
         ap = coco.classes.get(name) if coco else None
         table.add_row(
-            _plain(name),
+            name,
             *(str(scored.images), str(scored.truths), str(scored.predictions)),
-            f"[bold]{scored.score:.3f}[/bold]",
+            _bold(f"{scored.score:.3f}"),
             *(f"{scored.accuracy[half]:.3f}", f"{scored.accuracy[three_quarters]:.3f}"),
             *(f"{row.f1:.3f}", f"{row.panoptic_quality:.3f}"),
             _number(ap.precision.mean() if ap else None),
@@ -194,14 +191,14 @@ def _score_table(result: "Evaluation") -> "Table":
         str(len(competition.images)),
         str(row.hits + row.false_negatives),
         str(row.hits + row.false_positives),
-        f"[bold]{competition.map:.3f}[/bold]",
+        _bold(f"{competition.map:.3f}"),
         f"{competition.accuracy[half]:.3f}",
         f"{competition.accuracy[three_quarters]:.3f}",
         *(f"{row.f1:.3f}", f"{row.panoptic_quality:.3f}"),
         _number(coco.ap if coco else None),
     )
     if competition.weighted is not None:
-        table.add_row("weighted", *[""] * 3, f"[bold]{competition.weighted:.3f}[/bold]")
+        table.add_row("weighted", *[""] * 3, _bold(f"{competition.weighted:.3f}"))
     return table
 
 
@@ -225,8 +222,8 @@ def _loss_table(groups: "dict[str, Losses]") -> "Table":
     for name, losses in groups.items():
         shares = [losses.lost[cause].mean() for cause in CAUSES]
         worst = max(shares)
-        cells = [f"[bold]{x:.3f}[/bold]" if x == worst > 0 else f"{x:.3f}" for x in shares]
-        table.add_row(_plain(name), f"{losses.score.mean():.3f}", *cells)
+        cells = [_bold(f"{x:.3f}") if x == worst > 0 else f"{x:.3f}" for x in shares]
+        table.add_row(name, f"{losses.score.mean():.3f}", *cells)
     return table
 
 
@@ -238,7 +235,7 @@ def _remedy_table(groups: "dict[str, Losses]") -> "Table":
         now = losses.score.mean()
         gains = [losses.perfect[remedy].mean() for remedy in REMEDIES]
         cells = [f"{score:.3f} ({score - now:+.3f})" for score in gains]
-        table.add_row(_plain(name), f"{now:.3f}", *cells)
+        table.add_row(name, f"{now:.3f}", *cells)
     return table
 
 
@@ -250,7 +247,7 @@ def _threshold_table(groups: "dict[str, Losses]", thresholds: tuple[int, ...]) -
         table.add_section()
         for t, percent in enumerate(thresholds):
             table.add_row(
-                _plain(name) if t == 0 else "",
+                name if t == 0 else "",
                 f"{percent / 100:.2f}",
                 f"{losses.score[t]:.3f}",
                 *(f"{losses.lost[cause][t]:.3f}" for cause in CAUSES),
@@ -278,8 +275,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _plain(text: str) -> str:
-    """Keep brackets in names from being taken for markup."""
-    from rich.markup import escape
+def _bold(text: str) -> "Text":
+    from rich.text import Text
 
-    return escape(text)
+    return Text(text, style="bold")

@@ -227,9 +227,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _print(fitted: "Fitted", title: str) -> None:
     """Print the members and the ensemble, by class."""
-    from rich.console import Console
     from rich.table import Table
 
+    from somaseg.cli.console import Console
     from somaseg.decide.nested import describe
 
     chosen = fitted.chosen
@@ -250,4 +250,4 @@ def _print(fitted: "Fitted", title: str) -> None:
         weighted = "" if score.weighted is None else f"{score.weighted:.3f}"
         cells = [f"{score.by_class[key]:.3f}" for key in names]
         table.add_row(name, *cells, f"{score.map:.3f}", weighted)
-    Console(highlight=False).print(table)
+    Console().print(table)

@@ -9,8 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from somaseg.cli.console import Console
     from somaseg.runs.ledger import Board, Entry, Ledger
     from somaseg.scoring.agreement import Agreement
 
@@ -101,29 +100,25 @@ def export_table(
 
 
 def _print(ledger: "Ledger", found: "dict[Board, Agreement]") -> None:
-    import sys
+    from somaseg.cli.console import Console
 
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console()
     if not ledger.entries:
         console.print(f"{ledger.folder}: no run below it, and no ledger.csv")
     else:
         _print_table(console, ledger)
     for problem in ledger.problems:
-        console.print(f"[yellow]note[/yellow]: {escape(problem)}")
+        console.print(f"note: {problem}", style="yellow")
     for board, result in found.items():
         _print_agreement(console, board, result, ledger)
 
 
 def _print_table(console: "Console", ledger: "Ledger") -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     classes = list(dict.fromkeys(name for e in ledger.entries for name in e.by_class))
     differing = ledger.differing()
-    columns = {"run": [escape(e.name) for e in ledger.entries]}
+    columns = {"run": [e.name for e in ledger.entries]}
     columns["CV"] = [_number(e.cv) + ("*" if e.partial else "") for e in ledger.entries]
     for name in classes:
         columns[name] = [_number(e.by_class.get(name)) for e in ledger.entries]
@@ -137,7 +132,7 @@ def _print_table(console: "Console", ledger: "Ledger") -> None:
     columns["public"] = [_number(e.public) for e in ledger.entries]
     columns["private"] = [_number(e.private) for e in ledger.entries]
     columns["settings, note"] = [
-        escape("; ".join(filter(None, [_chosen(e, differing), e.note]))) for e in ledger.entries
+        "; ".join(filter(None, [_chosen(e, differing), e.note])) for e in ledger.entries
     ]
     kind = "weighted by class" if ledger.weighted else "mean over images"
     table = Table(
@@ -165,17 +160,15 @@ def _chosen(entry: "Entry", differing: tuple[str, ...]) -> str:
 def _print_agreement(
     console: "Console", board: "Board", result: "Agreement", ledger: "Ledger"
 ) -> None:
-    from rich.markup import escape
-
     from somaseg.report.agreement import agreement_text
 
-    console.print(escape(agreement_text(board, result)))
+    console.print(agreement_text(board, result))
     pairs = ledger.pairs(board)
     for i in result.outliers:
         entry, cv, score = pairs[i]
-        console.print(f"  stands out: {escape(entry.name)} (CV {cv:.3f}, {board} {score:.3f})")
+        console.print(f"  stands out: {entry.name} (CV {cv:.3f}, {board} {score:.3f})")
     for warning in result.warnings:
-        console.print(f"  [red]warning[/red]: {escape(warning)}")
+        console.print(f"  warning: {warning}", style="red")
 
 
 def _draw(path: Path, ledger: "Ledger", found: "dict[Board, Agreement]") -> None:

@@ -29,9 +29,9 @@ def models(
     With a NAME, print that preset as YAML with every field explained: somaseg models flow_lite >
     my.yaml, change my.yaml, somaseg train DATA --model my.yaml.
     """
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from somaseg.cli.console import Console
     from somaseg.models.catalogue import describe_preset, list_families, list_presets
 
     if card:

@@ -79,15 +79,9 @@ class _Bars:
     """Progress of the images, and of the tiles of a large one."""
 
     def __init__(self) -> None:
-        from rich.progress import Progress
+        from somaseg.cli.progress import Bars
 
-        from somaseg.cli.progress import bar_columns
-
-        self.progress = Progress(
-            *bar_columns(),
-            refresh_per_second=2,
-            speed_estimate_period=300,
-        )
+        self.progress = Bars()
         self.tiles: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:

@@ -36,8 +36,9 @@ def parse_weights(text: str | None, option: str = "--weights") -> dict[str, floa
 
 def print_run_scores(scores: "RunScores", title: str) -> None:
     """Print a run's out-of-fold scores by class, and the settings that were tuned."""
-    from rich.console import Console
     from rich.table import Table
+
+    from somaseg.cli.console import Console
 
     columns = {kind: getattr(scores, kind) for kind in ("untuned", "nested", "optimistic")}
     if scores.rescored is not None:
@@ -54,7 +55,7 @@ def print_run_scores(scores: "RunScores", title: str) -> None:
     if scores.nested.weights is not None:
         weighted = (f"{column.weighted or 0:.3f}" for column in columns.values())
         table.add_row("weighted", "", *weighted)
-    console = Console(highlight=False)
+    console = Console()
     console.print(table)
     console.print(
         "untuned: default settings; nested: each fold with settings tuned on the others, the score "

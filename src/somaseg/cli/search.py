@@ -97,8 +97,9 @@ def search(
 
 
 def _print(search: "Search") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from somaseg.cli.console import Console
 
     study = search.study()
     table = Table("trial", "state", "score", *search.config.space, title=str(search.folder))
@@ -107,7 +108,7 @@ def _print(search: "Search") -> None:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
         score = "" if trial.value is None else f"{trial.value:.4f}"
         table.add_row(str(trial.number), trial.state.name.lower(), score, *values)
-    console = Console(highlight=False)
+    console = Console()
     console.print(table)
     console.print(
         "score: nested out-of-fold mAP (a pruned trial's: of its folds so far). Chance flatters "

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from somaseg.data.facts import PERCENTILES, ImageFacts, diameters
 from somaseg.data.fingerprint import Group
-from somaseg.report.html import svg_uri
+from somaseg.report.html import in_figure, svg_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +158,7 @@ def _dots(
 
         ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.set_xlim(left=0)
-    ax.set_yticks(range(len(kinds)), [kind.name for kind in kinds])
+    ax.set_yticks(range(len(kinds)), [in_figure(kind.name) for kind in kinds])
     ax.set_ylim(len(kinds) - 0.5, -0.5)
     ax.set_xlabel(label)
 
@@ -176,7 +176,12 @@ def _histogram(ax: "Axes", kinds: Sequence[Kind], pixel_size: float | None) -> N
                 size, bins, weights=weights, histtype="stepfilled", color=kind.colour, alpha=0.25
             )
             ax.hist(
-                size, bins, weights=weights, histtype="step", color=kind.colour, label=kind.name
+                size,
+                bins,
+                weights=weights,
+                histtype="step",
+                color=kind.colour,
+                label=in_figure(kind.name),
             )
     ax.set_xscale("log")
     ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if bins[0] <= t <= bins[-1]]
@@ -194,7 +199,7 @@ def _intensity(ax: "Axes", kinds: Sequence[Kind]) -> None:
         rows = [fact.percentiles for fact in kind.facts if len(fact.percentiles)]
         if rows:
             mean, std = np.mean(rows, axis=0), np.std(rows, axis=0)
-            ax.plot(places, mean, "o-", ms=3, color=kind.colour, label=kind.name)
+            ax.plot(places, mean, "o-", ms=3, color=kind.colour, label=in_figure(kind.name))
             ax.fill_between(places, mean - std, mean + std, color=kind.colour, alpha=0.2, lw=0)
     ax.set_xticks(places, [f"{p:g}" for p in PERCENTILES])
     ax.set_xlabel("percentile of the pixels")
@@ -206,7 +211,9 @@ def _visibility(ax: "Axes", kinds: Sequence[Kind]) -> None:
     for kind in kinds:
         regions = [f.regions[kind.index] for f in kind.facts if kind.index in f.regions]
         x, y = [r.contrast for r in regions], [r.texture for r in regions]
-        ax.scatter(x, y, s=16, color=kind.colour, alpha=0.7, linewidths=0, label=kind.name)
+        ax.scatter(
+            x, y, s=16, color=kind.colour, alpha=0.7, linewidths=0, label=in_figure(kind.name)
+        )
     ax.axvline(0, color="#aaa", lw=0.8)
     ax.axhline(1, color="#aaa", lw=0.8)
     ax.set_xlabel("contrast")

@@ -14,7 +14,7 @@ from somaseg.files import write_text
 from somaseg.instances import Instances
 from somaseg.report.agreement import Points, agreement_figure, agreement_text
 from somaseg.report.eda import data_sections
-from somaseg.report.html import jpeg_uri, render, svg_uri
+from somaseg.report.html import in_figure, jpeg_uri, render, svg_uri
 from somaseg.report.overlays import side_by_side
 from somaseg.scoring import CompetitionScore, compare
 from somaseg.scoring.agreement import Agreement
@@ -156,7 +156,7 @@ def _chart(title: str, caption: str, draw: "Callable[[Axes], None]") -> Chart:
     figure = Figure(figsize=(5.4, 3.0))
     axes = figure.subplots()
     draw(axes)
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(in_figure(title), loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     return _shown(figure, title, caption)
 
@@ -293,7 +293,7 @@ def _curves(member: MemberPage) -> Chart | None:
 
     def draw(axes: "Axes") -> None:
         for fold, (steps, losses) in curves.items():
-            axes.plot(steps, losses, lw=1, label=fold)
+            axes.plot(steps, losses, lw=1, label=in_figure(fold))
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.set_yscale("log")

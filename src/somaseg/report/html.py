@@ -29,6 +29,14 @@ def render(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(f"{template}.html.j2").render(version=__version__, **values)
 
 
+def in_figure(name: str) -> str:
+    """Write a name so that matplotlib shows it as it is.
+
+    A dollar would begin a formula, and a leading underscore keep it out of the legend.
+    """
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def svg_uri(figure: "Figure") -> str:
     """Turn a matplotlib figure into the address of an image that holds itself."""
     import matplotlib

@@ -14,6 +14,7 @@ from somaseg.files import atomic_path, write_json
 from somaseg.instances import Instances
 from somaseg.masks.parallel import map_images
 from somaseg.models.bundle import load_model
+from somaseg.report.html import in_figure
 from somaseg.runs.run import Run
 from somaseg.scoring import CompetitionScore, compare, competition_score
 
@@ -181,7 +182,7 @@ def curves_figure(tuned: Tuned) -> "Figure":
         ticks = sorted(values, key=_rank) if setting in ("order", "min_area", "max_area") else None
         for name, curve in curves.items():
             places = [ticks.index(value) if ticks else value for value in curve]
-            (line,) = axes.plot(places, list(curve.values()), marker=".", label=name)
+            (line,) = axes.plot(places, list(curve.values()), marker=".", label=in_figure(name))
             chosen = getattr(tuned.settings.get(name, next(iter(tuned.settings.values()))), setting)
             place = ticks.index(chosen) if ticks else chosen
             axes.axvline(place, color=line.get_color(), ls=":", lw=1)
