@@ -22,7 +22,7 @@ FLOORS = (  # from the top; rooms of one floor stand side by side
     ("instances", "the cells of one image"),
     ("masks", "compiled algebra on cropped masks"),
 )
-LOW = ("looks", "limits", "folders", "files", "errors")
+LOW = ("looks", "folders", "files", "limits", "numba_cache", "errors")
 WIDTH, HEIGHT, GAP, LEFT, SPREAD = 380, 46, 20, 20, 22
 
 
