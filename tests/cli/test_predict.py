@@ -153,3 +153,93 @@ def write_label_data(folder):
         image = make_image("cort", 1, (64, 64))[0]
         cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
         cv2.imwrite(str(folder / "labels" / f"{name}.{ending}"), labels)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Predict with a model of one threshold."""
+    from tests.predict.test_outputs import segmenter
+
+    monkeypatch.setattr("somaseg.predict.load.load_segmenter", lambda *_, **__: segmenter())
+
+
+def ending(*arguments):
+    """Exit code and all that was said."""
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_one_bad_image_does_not_cost_the_rest(tmp_path, quick):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "day2").mkdir(parents=True)
+    image = make_image("cort", 4, (64, 70))[0]
+    for name in ("good.png", "cut.png", "late.png"):
+        cv2.imwrite(str(folder / name), image)
+    data = (folder / "late.png").read_bytes()
+    (folder / "late.png").write_bytes(data[: len(data) // 2])
+    (folder / "cut.png").write_bytes(b"\x89PNG")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 64, 70), np.uint8))
+    cv2.imwrite(str(folder / "twin.png"), image)
+    cv2.imwrite(str(folder / "twin.tif"), image)
+    (folder / "gone.tif").symlink_to(folder / "nowhere.tif")
+    (folder / "notes.czi").write_text("a format of its own")
+    code, said = ending("predict", folder, "--out", out)
+    assert code == 1
+    assert "2 images, " in said
+    left = [line for line in said.splitlines() if line.startswith("left out: ")]
+    assert len(left) == 5
+    for name in ("cut.png", "late.png", "stack.tif", "gone.tif", "twin.tif"):
+        assert sum(name in line for line in left) == 1
+    assert "day2: a folder within the folder" in said
+    assert "1 files of .czi" in said
+    assert [path.name for path in sorted((out / "labels").iterdir())] == ["good.tif", "twin.tif"]
+    for name in ("twin.png", "twin.tif", "cut.png", "late.png", "stack.tif", "gone.tif"):
+        (folder / name).unlink()
+    code, said = ending("predict", folder, "--out", out)
+    assert code == 0
+    assert "1 of them stood already" in said
+    (folder / "good.png").write_bytes(b"")
+    with pytest.raises(SomasegError, match=r"no image that can be predicted: .*good\.png"):
+        run("predict", folder, "--out", out)
+
+
+def test_a_stop_says_what_stands_and_how_to_go_on(tmp_path, quick, monkeypatch):
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), make_image("cort", 4, (64, 70))[0])
+    images = [tmp_path / f"{name}.png" for name in "abc"]
+    from somaseg.predict import outputs
+
+    write = outputs.write_label_image
+
+    def stop(path, bands):
+        if path.stem == "c":
+            raise KeyboardInterrupt
+        write(path, bands)
+
+    monkeypatch.setattr(outputs, "write_label_image", stop)
+    code, said = ending("predict", *images, "--out", tmp_path / "out", "--jobs", "1")
+    assert code == 130
+    assert "results of 2 of 3 images stand in" in said
+    assert "the same command goes on" in said
+    monkeypatch.setattr(outputs, "write_label_image", write)
+    code, said = ending("predict", *images, "--out", tmp_path / "out")
+    assert code == 0
+    assert "2 of them stood already" in said
+
+
+def test_shards_share_a_folder(tmp_path, quick):
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), make_image("cort", 4, (64, 70))[0])
+    images = [tmp_path / f"{name}.png" for name in "abc"]
+    for part in ("1/2", "2/2"):
+        code, said = ending("predict", *images, "--out", tmp_path / "out", "--shard", part)
+        assert code == 0
+        assert "without --shard writes the tables" in said
+    code, said = ending("predict", *images, "--out", tmp_path / "out")
+    assert "3 of them stood already" in said
+    assert (tmp_path / "out" / "predictions.json").is_file()
+    for wrong in ("0/2", "3/2", "x", "1/"):
+        with pytest.raises(SomasegError, match="give K/N"):
+            run("predict", *images, "--out", tmp_path / "out", "--shard", wrong)

@@ -23,12 +23,12 @@ def demo(
     Needs neither network nor images; takes a few minutes on two cores. The commands that do the
     same with your own images are printed on the way.
     """
-    from rich.progress import track
-
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import print_run_scores
     from somaseg.data import load_dataset
+    from somaseg.data.formats.results import read_results
     from somaseg.data.synthetic import write_dataset
+    from somaseg.folders import RESULTS
     from somaseg.models.registry import load_preset
     from somaseg.models.training.settings import TrainSettings
     from somaseg.predict.load import load_segmenter
@@ -62,10 +62,8 @@ def demo(
         f"3. segment new images, as: somaseg predict {new} --model {run.folder} --out {masks}"
     )
     samples = load_dataset(new).samples
-    found = segment_samples(
-        load_segmenter(run.folder), track(samples, description="predict"), masks
-    )
-    _draw(out / "demo.png", found.cells)
+    segment_samples(load_segmenter(run.folder), samples, masks)
+    _draw(out / "demo.png", read_results(masks / RESULTS))
     typer.echo(f"4. what it found, missed and made up: {out / 'demo.png'}")
 
 

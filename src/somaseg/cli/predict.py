@@ -1,16 +1,13 @@
 """``somaseg predict``: micrographs in, masks out."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.progress import TaskID
-
-    from somaseg.data.types import Sample
 
 VIEWS_HELP = (
     "Test-time views that are averaged: none, flips (4× the time), all (8×: also right angles), "
@@ -50,38 +47,107 @@ def predict(
         ),
     ] = None,
     overlays: Annotated[bool, typer.Option(help="Also draw the outlines over the images.")] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Images that are segmented at once; without, as many as there are cores.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="K/N",
+            help="Do every N-th image only, from the K-th: for the tasks of a cluster, which share "
+            "OUT. The same command without it then writes the tables.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Find the cells in micrographs.
 
     Writes OUT/labels/ID.tif (label images), OUT/predictions.json (COCO results with scores),
-    OUT/submission.csv (the competition's) and OUT/overlays/ID.png.
+    OUT/submission.csv (the competition's), OUT/overlays/ID.png and OUT/images.json (their files).
 
-    Images above 16 megapixels go through in bounded memory: their overlays are OUT/overlays/ID.tif,
-    they are left out of submission.csv, and after a stop the same command goes on where it was.
+    Images that cannot be read are left out and named at the end; the exit code is then 1. After a
+    stop the same command goes on: images whose results stand are not done again. Images above 16
+    megapixels go through in bounded memory, and their overlays are OUT/overlays/ID.tif.
     """
+    from somaseg.cli.sources import gather
+    from somaseg.folders import hold
     from somaseg.predict.load import load_segmenter
     from somaseg.predict.outputs import check_outputs, segment_samples
 
-    samples, sources = _gather(images)
-    check_outputs(samples, out, sources)
+    part = _part(shard)
+    given = gather(images)
+    check_outputs(given.samples, out, overlays, given.sources)
     segmenter = load_segmenter(model, views, tile, overlap)
-    with _Bars() as bars:
-        found = segment_samples(segmenter, bars.track(samples), out, overlays, tell=bars.tell)
-    typer.echo(f"{len(samples)} images, {found.total} cells: {out}")
-    if found.large:
-        names = ", ".join(found.large)
-        typer.echo(f"left out of submission.csv, as they are large: {names}")
-        if segmenter.rescorer is not None:
-            typer.echo(f"not rescored, as the run's other images are: {names}")
+    finished = 0
+
+    def count(name: str) -> None:
+        nonlocal finished
+        finished += 1
+        bars.done(name)
+
+    mine = given.samples[part[0] - 1 :: part[1]]
+    try:
+        with hold(out) if part == (1, 1) else nullcontext(), _Bars(len(mine)) as bars:
+            found = segment_samples(
+                segmenter,
+                given.samples,
+                out,
+                overlays,
+                tell=bars.tell,
+                done=count,
+                workers=jobs,
+                shard=part,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"stopped: results of {finished} of {len(mine)} images stand in {out}; the same "
+            "command goes on with the others",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    again = len(mine) - len(found.done) - len(found.failed)
+    typer.echo(f"{len(found.cells)} images, {found.total} cells: {out}")
+    if again > 0:
+        typer.echo(f"{again} of them stood already, from the same model and options")
+    if part != (1, 1):
+        typer.echo("once all shards are done, the same command without --shard writes the tables")
+    left = [*given.left_out, *found.failed.values()]
+    for line in given.ignored:
+        typer.echo(f"not looked at: {line}", err=True)
+    for line in left:
+        typer.echo(f"left out: {line}", err=True)
+    if left:
+        raise typer.Exit(1)
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    """Shard K of N, from ``K/N``."""
+    from somaseg.errors import SomasegError
+
+    if text is None:
+        return 1, 1
+    k, _, n = text.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise SomasegError(f"--shard {text}: give K/N, K from 1 to N, as 2/10")
+    return int(k), int(n)
 
 
 class _Bars:
     """Progress of the images, and of the tiles of a large one."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
         from somaseg.cli.progress import Bars
 
         self.progress = Bars()
+        self.images = self.progress.add_task("images", total=images)
         self.tiles: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -91,40 +157,12 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def track(self, samples: "list[Sample]") -> "Iterator[Sample]":
-        """Hand out the images; what has been handed out before is done."""
-        task = self.progress.add_task("images", total=len(samples))
-        for sample in samples:
-            yield sample
-            self.progress.advance(task)
+    def done(self, name: str) -> None:
+        """An image is done."""
+        self.progress.advance(self.images)
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Tiles done of a large image."""
         if name not in self.tiles:
             self.tiles[name] = self.progress.add_task(f"tiles of {name}", total=total)
         self.progress.update(self.tiles[name], completed=done)
-
-
-def _gather(paths: list[Path]) -> "tuple[list[Sample], list[Path]]":
-    """Read the images of files, folders and data sets, whose ids must differ.
-
-    Returns:
-        the images, and the files that they were read from.
-    """
-    from somaseg.data.load import read_dataset
-    from somaseg.errors import SomasegError
-
-    samples: dict[str, Sample] = {}
-    sources = list(paths)
-    for path in paths:
-        reading = read_dataset(path)
-        reading.faults.raise_errors()
-        sources += set(reading.files.values())
-        for sample in reading.dataset:
-            if sample.id in samples:
-                raise SomasegError(
-                    f"{sample.image_path} and {samples[sample.id].image_path}: "
-                    f"both are called {sample.id!r}; predict them into different folders"
-                )
-            samples[sample.id] = sample
-    return list(samples.values()), sources

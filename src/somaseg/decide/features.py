@@ -4,6 +4,10 @@ The mask is that at a half, as everywhere before settling. Lengths are in pixels
 compiled: one pass over the pixels of each crop, and the pairs that share pixels.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -58,11 +62,47 @@ FEATURES = (
 """
 
 
-def instance_features(raw: Instances) -> Features:
+@dataclass(frozen=True)
+class Whole:
+    """What must be known of a whole image to describe the instances of a part of it.
+
+    Attributes:
+        scores: of all instances, sorted, float32 (n,).
+        median: of their areas, at least 1.
+        votes: sum of the scores of each class, float64 (classes + 1,); the last is of no class.
+        elected: class that has most of the scores; −1 without any of known class.
+    """
+
+    scores: npt.NDArray[np.float32]
+    median: float
+    votes: npt.NDArray[np.float64]
+    elected: int
+
+    @classmethod
+    def of(cls, parts: Iterable[Instances]) -> Self:
+        """Look at the parts of an image, one at a time; all have the same class names."""
+        scores, areas = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+        votes, known = np.zeros(1), False
+        for part in parts:
+            scores.append(part.scores)
+            areas.append(part.areas)
+            rows = part.classes >= 0
+            if len(votes) == 1:
+                votes = np.zeros(len(part.names) + 1)
+            np.add.at(votes, part.classes[rows], part.scores[rows])
+            known |= bool(rows.any())
+        sizes = np.concatenate(areas)
+        median = max(float(np.median(sizes)), 1.0) if len(sizes) else 1.0
+        elected = int(votes[:-1].argmax()) if known else -1
+        return cls(np.sort(np.concatenate(scores)), median, votes, elected)
+
+
+def instance_features(raw: Instances, whole: Whole | None = None) -> Features:
     """Describe each raw instance of an image.
 
     Args:
         raw: soft or hard; a mask without a pixel at a half has 0 for its shape.
+        whole: the image that they are a part of; by default they are all of it.
 
     Returns:
         float32 (n, len(FEATURES)).
@@ -78,8 +118,9 @@ def instance_features(raw: Instances) -> Features:
     first = FEATURES.index(_SHAPES[0])
     out[:, first : first + len(_SHAPES)] = shapes
     column["score"][:] = raw.scores
-    column["rank"][:] = np.searchsorted(np.sort(raw.scores), raw.scores) / n
-    median = max(float(np.median(areas)), 1.0)
+    whole = whole or Whole.of([raw])
+    total, median = len(whole.scores), whole.median
+    column["rank"][:] = np.searchsorted(whole.scores, raw.scores) / total
     column["relative_area"][:] = np.log1p(areas) - np.log1p(median)
     i, j, iou = iou_pairs(raw)
     shared = iou * (areas[i] + areas[j]) / (1 + iou)
@@ -98,7 +139,7 @@ def instance_features(raw: Instances) -> Features:
         column["nearest"][:] = tree.query(centres, 2)[0][:, 1] / np.sqrt(np.maximum(areas, 1))
     radius = 4 * np.sqrt(median)
     column["density"][:] = tree.query_ball_point(centres, radius, return_length=True) - 1
-    column["count"][:] = np.log1p(n)
+    column["count"][:] = np.log1p(total)
     return out
 
 

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from somaseg.data.types import Dataset
-from somaseg.decide.apply import vote
-from somaseg.decide.features import FEATURES, Features, instance_features
+from somaseg.decide.features import FEATURES, Features, Whole, instance_features
 from somaseg.decide.settings import Settle, dump_settings, parse_settings
 from somaseg.decide.tune import deal
 from somaseg.errors import SomasegError
@@ -64,11 +63,16 @@ class Rescorer:
     medians: dict[str, float]
     settings: Settle | None = None
 
-    def __call__(self, raw: Instances) -> Instances:
-        """The same raw instances, with the IoU that is expected of each as its score."""
+    def __call__(self, raw: Instances, whole: Whole | None = None) -> Instances:
+        """The same raw instances, with the IoU that is expected of each as its score.
+
+        Args:
+            raw: raw instances of one image, or of a part with what lies around it.
+            whole: the image, if they are a part of it.
+        """
         if not len(raw):
             return raw
-        rows = describe(raw, self.names, self.medians, self.one_class)
+        rows = describe(raw, self.names, self.medians, self.one_class, whole)
         return raw.with_scores(np.clip(self._predict(rows), 0, 1))
 
     def _predict(self, rows: Features) -> npt.NDArray[np.float32]:
@@ -122,7 +126,11 @@ class Rescorer:
 
 
 def describe(
-    raw: Instances, names: Sequence[str], medians: Mapping[str, float], one_class: bool
+    raw: Instances,
+    names: Sequence[str],
+    medians: Mapping[str, float],
+    one_class: bool,
+    whole: Whole | None = None,
 ) -> Features:
     """Features of each raw instance and, in the same row, of its class.
 
@@ -131,22 +139,21 @@ def describe(
         names: class names of the model.
         medians: median annotated area of each class, in pixels.
         one_class: whether the class is that of the image.
+        whole: the image, if they are a part of it.
 
     Returns:
         float32 (n, m): ``FEATURES``; logarithm of the area by the class's median; share of the
         image's scores that its class has; for each class whether it is that.
     """
+    whole = whole or Whole.of([raw])
     classes = raw.classes.astype(np.int64)
     if one_class:
-        classes = np.full(len(raw), vote(raw), np.int64)
+        classes = np.full(len(raw), whole.elected, np.int64)
     own = np.array([names.index(name) for name in raw.names] + [-1], np.int64)[classes]
-    rows = instance_features(raw)
+    rows = instance_features(raw, whole)
     typical = np.array([medians.get(name, 0) for name in names] + [0.0])[own]
     relative = np.where(typical > 0, np.log1p(raw.areas) - np.log1p(typical), 0)
-    known = raw.classes >= 0
-    votes = np.zeros(len(raw.names) + 1)
-    np.add.at(votes, raw.classes[known], raw.scores[known])
-    share = votes[classes] / max(votes.sum(), 1e-9)
+    share = whole.votes[classes] / max(whole.votes.sum(), 1e-9)
     each = own[:, None] == np.arange(len(names))
     return np.column_stack([rows, relative, share, each]).astype(np.float32)
 

@@ -1,26 +1,31 @@
 """Segment images and write the results in every format that a user may want next."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from somaseg.data.formats.label_files import write_labels
-from somaseg.data.formats.results import write_results
-from somaseg.data.formats.submission import write_submission
+import torch
+
+from somaseg import __version__
+from somaseg.data.formats.results import result_entries
+from somaseg.data.tables import csv_text
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels
-from somaseg.files import check_apart, file_name, own_folder, remove_folder
-from somaseg.instances import Instances
-from somaseg.predict.large import Bands
-from somaseg.predict.large_outputs import write_large_labels, write_large_overlay
+from somaseg.errors import SomasegError
+from somaseg.files import CannotWrite, check_apart, file_name, own_folder, remove_folder, write_json
+from somaseg.folders import IMAGES, LABELS, OVERLAYS, RESULTS, SUBMISSION, kind_of
+from somaseg.masks.parallel import available_workers
+from somaseg.predict.pictures import write_label_image, write_overlay
 from somaseg.predict.segmenter import Segmenter
-from somaseg.report.overlays import overlay, write_png
+from somaseg.predict.shards import WORK, Shards
 
 LARGE = 4096 * 4096
 """Images of more pixels are predicted and written in bounded memory."""
-
-TILES = ".tiles"
-"""Folder in ``out`` for what is found of large images on the way."""
 
 Tell = Callable[[str, int, int], None]
 """Called as ``tell(image id, tiles done, tiles in all)`` for large images."""
@@ -31,42 +36,62 @@ class Segmented:
     """What was found.
 
     Attributes:
-        cells: final instances by image id, of all images but large ones.
-        large: number of cells by image id, of large images.
+        cells: number of cells by image id, in the order of the images.
+        failed: why an image was left out, by id.
+        done: ids of the images that this call has predicted; of the others the results stood.
     """
 
-    cells: dict[str, Instances]
-    large: dict[str, int]
+    cells: dict[str, int]
+    failed: dict[str, str]
+    done: tuple[str, ...]
 
     @property
     def total(self) -> int:
         """Cells of all images."""
-        return sum(map(len, self.cells.values())) + sum(self.large.values())
+        return sum(self.cells.values())
 
 
 def output_paths(out: Path, sample: Sample, large: int = LARGE) -> tuple[Path, Path]:
     """Label image and overlay of an image; whatever it is called, they are in ``out``."""
     name = file_name(sample.id)
     ending = ".tif" if sample.size[0] * sample.size[1] > large else ".png"
-    return out / "labels" / f"{name}.tif", out / "overlays" / f"{name}{ending}"
+    return out / LABELS / f"{name}.tif", out / OVERLAYS / f"{name}{ending}"
 
 
-def check_outputs(samples: Iterable[Sample], out: str | Path, sources: Iterable[Path] = ()) -> None:
-    """Refuse, before anything is predicted, results that would be written over what is read.
+def check_outputs(
+    samples: Sequence[Sample],
+    out: str | Path,
+    overlays: bool = True,
+    sources: Iterable[Path] = (),
+    large: int = LARGE,
+) -> None:
+    """Refuse, before anything is predicted, results that would go over somebody's files.
 
     Args:
         samples: the images that will be predicted.
         out: folder for the results of :func:`segment_samples`.
+        overlays: whether there will be overlays.
         sources: further files that are read, such as the annotations.
+        large: images of more pixels are large.
 
     Raises:
-        SomasegError: names the result and what it would be written over.
+        SomasegError: a result would be written over what is read, or over a file that is there
+            already and was not written by this program.
     """
-    out, samples = Path(out), list(samples)
+    out = Path(out)
     images = [sample.image_path for sample in samples if sample.image_path is not None]
-    results = [path for sample in samples for path in output_paths(out, sample)]
-    tables = [out / "predictions.json", out / "submission.csv", out / TILES]
-    check_apart([*images, *sources], [*results, *tables])
+    tables = [out / RESULTS, out / SUBMISSION, out / IMAGES]
+    pictures = [output_paths(out, sample, large)[: 1 + overlays] for sample in samples]
+    results = [*tables, *(path for paths in pictures for path in paths)]
+    check_apart([*images, *sources], [*results, out / WORK])
+    # Folders of before 0.2 bear no mark.
+    if not (out / WORK).is_dir() and kind_of(out) != "masks":
+        for path in results:
+            if path.exists():
+                raise SomasegError(
+                    f"{path}: is there already, and `somaseg predict` did not write it; give "
+                    "another --out"
+                )
 
 
 def segment_samples(
@@ -76,63 +101,189 @@ def segment_samples(
     overlays: bool = True,
     large: int = LARGE,
     tell: Tell | None = None,
+    done: Callable[[str], None] | None = None,
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Segmented:
-    """Segment images; write each one's results as it is done, the tables at the end.
+    """Segment images; each one's results are on the disk when it is done, the tables at the end.
 
-    Large images never lie in memory whole. What is found of them is kept in ``out/.tiles`` until
-    all images are done: a killed prediction goes on after the last finished row of tiles.
+    Memory does not grow with the number of images, nor with the size of large ones. Images whose
+    results stand, of the same file, model and options, are not done again; of a large one neither
+    are finished rows of tiles. An image that cannot be read is left out, and the rest goes on.
 
     Args:
         segmenter: the model and its settings.
-        samples: images, read one at a time; wrap them to show progress.
+        samples: the images; ids differ.
         out: folder for ``labels/ID.tif``, ``overlays/ID.png`` (``ID.tif`` of large images),
-            ``predictions.json`` (COCO results with scores) and ``submission.csv`` (id, predicted;
-            without large images, which no competition asks for).
+            ``predictions.json`` (COCO results with scores), ``submission.csv`` (id, predicted) and
+            ``images.json`` (the files of the images).
         overlays: whether to draw the outlines over the images.
-        large: images of more pixels are large.
+        large: images of more pixels are large: they never lie in memory whole.
         tell: told of each tile of a large image.
+        done: told of each image that is done.
+        workers: images that are segmented at once; by default as many as there are cores. One more
+            is read or written meanwhile.
+        shard: (k, n): do every n-th image only, from the k-th, and leave the tables to a call
+            without it.
 
     Raises:
-        SomasegError: an image cannot be read, or a file not written.
+        SomasegError: results would go over somebody's files, or cannot be written.
     """
-    out = Path(out)
-    found: dict[str, Instances | Bands] = {}
-    for sample in samples:
-        labels, drawn = output_paths(out, sample, large)
-        check_apart([sample.image_path] if sample.image_path else [], [labels, drawn])
-        if sample.size[0] * sample.size[1] > large:
-            found[sample.id] = _segment_large(segmenter, sample, out, overlays, tell)
-            continue
-        image = sample.image()
-        cells = found[sample.id] = segmenter(image)
-        write_labels(labels, cells.to_labels())
-        if overlays:
-            write_png(drawn, overlay(image, cells, fill=0.15))
-    small = {name: cells for name, cells in found.items() if isinstance(cells, Instances)}
-    write_results(out / "predictions.json", found)
-    if small or not found:
-        write_submission(out / "submission.csv", small)
-    remove_folder(out / TILES)
-    return Segmented(small, {name: len(x) for name, x in found.items() if isinstance(x, Bands)})
+    out, samples = Path(out), list(samples)
+    check_outputs(samples, out, overlays, large=large)
+    k, n = shard
+    shards = Shards(out, f"{k}-of-{n}")
+    model = segmenter.fingerprint()
+    keys: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    todo = []
+    for sample in samples[k - 1 :: n]:
+        keys[sample.id] = _key(model, sample)
+        if _stands(shards, sample, keys[sample.id], out, overlays, large):
+            if done:
+                done(sample.id)
+        else:
+            todo.append(sample)
+    work = _Work(segmenter, shards, keys, out, overlays, large, tell)
 
+    def one(sample: Sample) -> None:
+        try:
+            work(sample)
+        except CannotWrite:
+            raise
+        except SomasegError as error:
+            failed[sample.id] = str(error)
+        if done:
+            done(sample.id)
 
-def _segment_large(
-    segmenter: Segmenter, sample: Sample, out: Path, overlays: bool, tell: Tell | None
-) -> Bands:
-    """Segment one image in bounded memory and write its pictures."""
-    image, path = sample.image(mapped=True), sample.image_path
-    assert path is not None
-    levels = find_levels(image, name=str(path))
-    state = path.stat()
-    bands = segmenter.large(
-        image,
-        own_folder(out / TILES) / file_name(sample.id),
-        levels,
-        [str(path.resolve()), state.st_size, state.st_mtime_ns],
-        (lambda done, total: tell(sample.id, done, total)) if tell else None,
+    _for_each(one, todo, work, workers)
+    names = [s.id for s in samples if s.id in shards.finished and s.id not in failed]
+    if n == 1:
+        shards.join(names, out / RESULTS, out / SUBMISSION)
+        write_json(
+            out / IMAGES,
+            {s.id: str(s.image_path.resolve()) for s in samples if s.image_path and s.id in names},
+        )
+        remove_folder(out / WORK / "tiles")
+    return Segmented(
+        {name: shards.finished[name][1].cells for name in names},
+        failed,
+        tuple(sample.id for sample in todo if sample.id not in failed),
     )
-    labels, drawn = output_paths(out, sample, 0)
-    write_large_labels(labels, bands)
-    if overlays:
-        write_large_overlay(drawn, image, bands, levels)
-    return bands
+
+
+class _Work:
+    """What is done with an image: read, segmented, written, noted as finished."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        shards: Shards,
+        keys: dict[str, str],
+        out: Path,
+        overlays: bool,
+        large: int,
+        tell: Tell | None,
+    ) -> None:
+        self.segmenter, self.shards, self.keys = segmenter, shards, keys
+        self.out, self.overlays, self.large, self.tell = out, overlays, large, tell
+        self.slots: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        self.alone = threading.Lock()  # one large image at a time: each takes memory
+        self.stopped = threading.Event()
+
+    def __call__(self, sample: Sample) -> None:
+        is_large = sample.size[0] * sample.size[1] > self.large
+        image = sample.image(mapped=is_large)
+        if not is_large:
+            with self.slots:
+                bands = self.segmenter.bands(image)
+            self._write(sample, image, bands)
+            return
+        path = sample.image_path
+        assert path is not None
+        state = path.stat()
+        folder = own_folder(self.out / WORK / "tiles") / file_name(sample.id)
+        with self.alone:
+            levels = find_levels(image, name=str(path))
+            stamp = [str(path.resolve()), state.st_size, state.st_mtime_ns]
+            with self.slots:
+                bands = self.segmenter.bands(
+                    image, folder, levels, stamp, lambda *x: self._progress(sample.id, *x)
+                )
+            self._write(sample, image, bands)
+        remove_folder(folder)
+
+    def _write(self, sample: Sample, image: Any, bands: Any) -> None:
+        labels, drawn = output_paths(self.out, sample, self.large)
+        write_label_image(labels, bands)
+        if self.overlays:
+            write_overlay(drawn, image, bands)
+        results = (entry for part in bands for entry in result_entries(part, sample.id))
+        rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
+        empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows
+        self.shards.add(sample.id, self.keys[sample.id], results, empty)
+
+    def _progress(self, name: str, done: int, total: int) -> None:
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        if self.tell:
+            self.tell(name, done, total)
+
+
+def _for_each(
+    one: Callable[[Sample], None], todo: Sequence[Sample], work: _Work, workers: int | None
+) -> None:
+    """Do the images with some threads; the kernels and the network let go of the interpreter."""
+    workers = min(workers or available_workers(), len(todo))
+    if workers <= 1 and len(todo) <= 1:
+        for sample in todo:
+            one(sample)
+        return
+    work.slots = threading.Semaphore(workers)
+    pending: set[Future[None]] = set()
+    with _threads_of_networks(workers), ThreadPoolExecutor(workers + 1) as pool:
+        try:
+            for sample in todo:
+                if len(pending) > workers:
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                pending.add(pool.submit(one, sample))
+            for future in pending:
+                future.result()
+        except BaseException:
+            # Small images that are being done are finished: seconds of work that would be lost.
+            work.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _threads_of_networks(workers: int) -> Iterator[None]:
+    """Share the cores out to the networks that run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _key(model: str, sample: Sample) -> str:
+    """Fingerprint of an image's file and of all that decides on its cells."""
+    parts: list[Any] = [__version__, model, sample.size]
+    if sample.image_path is not None:
+        with contextlib.suppress(OSError):
+            state = sample.image_path.stat()
+            parts += [str(sample.image_path.resolve()), state.st_size, state.st_mtime_ns]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _stands(
+    shards: Shards, sample: Sample, key: str, out: Path, overlays: bool, large: int
+) -> bool:
+    """Whether an image's results are all there, of the same file, model and options."""
+    if sample.id not in shards.finished or shards.finished[sample.id][1].key != key:
+        return False
+    labels, drawn = output_paths(out, sample, large)
+    return labels.is_file() and (not overlays or drawn.is_file())

@@ -1,18 +1,19 @@
 """From an image to final masks: prediction and settling in one object."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from somaseg.decide import Fusion, Settle, default_settings, parse_settings, settle
+from somaseg.decide import Fusion, Settle, default_settings, dump_settings, parse_settings
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.models.base import Image, Model
 from somaseg.models.bundle import Bundle, load_model
 from somaseg.models.registry import validate
+from somaseg.predict.bands import Bands, segment
 from somaseg.predict.joint import JointPredictor
-from somaseg.predict.large import Bands, segment_large
 from somaseg.predict.predictor import TILE, Finder, Predictor, Progress
 
 
@@ -26,8 +27,7 @@ class Segmenter:
         one_class: whether all cells of an image are of one class.
 
     Attributes:
-        rescorer: learned scores, with settings of their own, if the run has them. Not for
-            :meth:`large`: they compare a mask with the others of the whole image.
+        rescorer: learned scores, with settings of their own, if the run has them.
     """
 
     rescorer: Rescorer | None = None
@@ -112,27 +112,45 @@ class Segmenter:
         """
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
             raise SomasegError(f"image of shape {image.shape}: must be (h, w) or (h, w, 3)")
-        raw = self.predictor(image)
-        if self.rescorer is not None and self.rescorer.settings is not None:
-            return settle(self.rescorer(raw), self.rescorer.settings, one_class=self.one_class)
-        return settle(raw, self.settings, one_class=self.one_class)
+        return self.bands(image).whole()
 
-    def large(
+    def bands(
         self,
         image: Image,
-        folder: str | Path,
+        folder: str | Path | None = None,
         levels: tuple[float, float] | None = None,
         stamp: Any = None,
         progress: Progress | None = None,
     ) -> Bands:
-        """Segment one image in bounded memory; see :func:`segment_large`."""
-        return segment_large(
+        """Segment one image, in bounded memory if there is a folder; see :func:`segment`."""
+        rescorer = self.rescorer
+        if rescorer is not None and rescorer.settings is None:
+            rescorer = None
+        settings = (rescorer and rescorer.settings) or self.settings
+        return segment(
             self.predictor,
-            self.settings,
+            settings,
             self.one_class,
             image,
             folder,
             levels,
             stamp,
             progress,
+            rescorer,
         )
+
+    def fingerprint(self) -> str:
+        """Return hexadecimal digits that differ if the final instances may."""
+        learned = self.rescorer and (
+            hashlib.sha256(self.rescorer.booster.save_raw("json")).hexdigest(),
+            sorted(self.rescorer.medians.items()),
+            self.rescorer.settings and dump_settings(self.rescorer.settings),
+        )
+        parts = (
+            self.predictor.fingerprint(),
+            self.names,
+            dump_settings(self.settings),
+            self.one_class,
+            learned,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

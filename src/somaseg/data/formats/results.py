@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ def write_results(
             if source is not None and name not in image_ids:
                 raise SomasegError(f"{source}: no image {name}, but it was predicted")
             for instances in [parts] if isinstance(parts, Instances) else parts:
-                yield from _results(instances, image_ids.get(name, name), numbers, source)
+                yield from result_entries(instances, image_ids.get(name, name), numbers, source)
 
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         separator = "["
@@ -219,11 +220,11 @@ def write_results(
         file.write("]\n" if separator == ", " else "[]\n")
 
 
-def _results(
+def result_entries(
     instances: Instances,
     image_id: int | str,
-    numbers: Mapping[str, int | str],
-    source: str | Path | None,
+    numbers: Mapping[str, int | str] = MappingProxyType({}),
+    source: str | Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Entries of some instances of one image; ``numbers`` are those of the source's categories."""
     for mask, score, label in zip(

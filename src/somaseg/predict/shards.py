@@ -1,0 +1,169 @@
+"""What was found, image by image: appended to files as it comes, joined to tables at the end.
+
+::
+
+    OUT/.predict/SHARD/index.jsonl    a line for each finished image, where its results lie
+    OUT/.predict/SHARD/results.jsonl  a COCO result a line
+    OUT/.predict/SHARD/rows.csv       rows of the submission
+
+An image counts as finished when its line in the index is whole; what a killed process left behind
+it is cut off. Memory holds the index only. Several processes may each write a shard of their own.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from somaseg.errors import SomasegError
+from somaseg.files import atomic_path, own_folder, writing
+
+WORK = ".predict"
+"""Folder in ``OUT`` for what is found on the way."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished image.
+
+    Attributes:
+        id: of the image.
+        key: fingerprint of the image, the model and the options.
+        cells: found.
+        results, rows: first byte and number of bytes in the two files.
+    """
+
+    id: str
+    key: str
+    cells: int
+    results: tuple[int, int]
+    rows: tuple[int, int]
+
+
+class Shards:
+    """Finished images of a folder, and a shard to append to.
+
+    Args:
+        out: folder of the results.
+        name: of the shard that this process writes.
+
+    Attributes:
+        finished: the shard and the entry of each finished image, by id; the last one counts.
+    """
+
+    def __init__(self, out: str | Path, name: str = "1-of-1") -> None:
+        self.folder = own_folder(Path(out) / WORK)
+        self.name = name
+        self._lock = threading.Lock()
+        self.finished: dict[str, tuple[str, Entry]] = {}
+        for index in sorted(self.folder.glob("*/index.jsonl"), key=_age):
+            for entry in _read_index(index):
+                self.finished[entry.id] = index.parent.name, entry
+        mine = own_folder(self.folder / name)
+        entries = list(_read_index(mine / "index.jsonl"))
+        whole = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
+        self._ends = {
+            "index.jsonl": len(whole.encode()),
+            "results.jsonl": max((sum(entry.results) for entry in entries), default=0),
+            "rows.csv": max((sum(entry.rows) for entry in entries), default=0),
+        }
+        for file, end in self._ends.items():
+            with writing(mine / file), (mine / file).open("ab") as opened:
+                opened.truncate(end)
+
+    def add(
+        self, name: str, key: str, results: Iterable[dict[str, Any]], rows: Iterable[str]
+    ) -> None:
+        """Append what was found in an image; it is on the disk when this returns.
+
+        Args:
+            name: id of the image.
+            key: fingerprint of image, model and options.
+            results: COCO results, an entry a cell.
+            rows: of the submission, each with its line's end.
+        """
+        with self._lock:
+            count = 0
+
+            def lines() -> Iterator[str]:
+                nonlocal count
+                for result in results:
+                    count += 1
+                    yield json.dumps(result, allow_nan=False) + "\n"
+
+            placed = self._append("results.jsonl", lines())
+            entry = Entry(name, key, count, placed, self._append("rows.csv", rows))
+            self._append("index.jsonl", [json.dumps(asdict(entry)) + "\n"])
+            self.finished[name] = self.name, entry
+
+    def _append(self, file: str, texts: Iterable[str]) -> tuple[int, int]:
+        """Add to the end of a file; returns the first byte and the number of bytes."""
+        path, begin = self.folder / self.name / file, self._ends[file]
+        with writing(path), path.open("rb+") as opened:
+            # Where the last whole entry ends: what a failure left behind it is written over.
+            opened.truncate(begin)
+            opened.seek(begin)
+            for text in texts:
+                opened.write(text.encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+            self._ends[file] = opened.tell()
+        return begin, self._ends[file] - begin
+
+    def join(self, ids: Iterable[str], results: Path, submission: Path) -> None:
+        """Write the tables of some finished images, in this order, a line at a time."""
+        ids = [name for name in ids if name in self.finished]
+        with atomic_path(results) as temporary, temporary.open("w", encoding="utf-8") as file:
+            separator = "["
+            for line in self._lines(ids, "results.jsonl"):
+                file.write(separator + line.rstrip("\n"))
+                separator = ", "
+            file.write("]\n" if separator == ", " else "[]\n")
+        with atomic_path(submission) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write("id,predicted\n")
+            file.writelines(self._lines(ids, "rows.csv"))
+
+    def _lines(self, ids: Iterable[str], file: str) -> Iterator[str]:
+        opened: dict[str, Any] = {}
+        try:
+            for name in ids:
+                shard, entry = self.finished[name]
+                if shard not in opened:
+                    opened[shard] = (self.folder / shard / file).open("rb")
+                begin, length = entry.results if file == "results.jsonl" else entry.rows
+                opened[shard].seek(begin)
+                while length > 0:
+                    line = opened[shard].readline()
+                    if not line or len(line) > length:
+                        raise SomasegError(
+                            f"{self.folder / shard / file}: shorter than its index says; remove "
+                            f"{self.folder} and predict again"
+                        )
+                    length -= len(line)
+                    yield line.decode()
+        finally:
+            for stream in opened.values():
+                stream.close()
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, str(path)
+
+
+def _read_index(path: Path) -> Iterator[Entry]:
+    """Whole entries of an index, up to the first that is not."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                fields = json.loads(line)
+                places = {key: tuple(fields[key]) for key in ("results", "rows")}
+                yield Entry(**{**fields, **places})
+            except (ValueError, TypeError, KeyError):
+                return
