@@ -180,7 +180,9 @@ def test_one_bad_image_does_not_cost_the_rest(tmp_path, quick):
     data = (folder / "late.png").read_bytes()
     (folder / "late.png").write_bytes(data[: len(data) // 2])
     (folder / "cut.png").write_bytes(b"\x89PNG")
-    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 64, 70), np.uint8))
+    tifffile.imwrite(
+        folder / "stack.tif", np.zeros((5, 64, 70), np.uint8), photometric="minisblack"
+    )
     cv2.imwrite(str(folder / "twin.png"), image)
     cv2.imwrite(str(folder / "twin.tif"), image)
     (folder / "gone.tif").symlink_to(folder / "nowhere.tif")
