@@ -73,11 +73,11 @@ def measure(row: Row, out: Path) -> list[str]:
     from somaseg.models.bundle import load_model
     from somaseg.predict.predictor import Predictor
     from somaseg.runs.run import Run
-    from somaseg.runs.tuning import tune_run
+    from somaseg.runs.tuning import decide_run
 
     run = Run.open(out / row.name)
     dataset = run.dataset()
-    scores = tune_run(run, dataset, CLASS_WEIGHTS)
+    scores = decide_run(run, dataset, CLASS_WEIGHTS)
     note = read_json(run.part(0) / "training.json")
     minutes = note["cpu_seconds"] / 60
     if row.after:

@@ -25,13 +25,12 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from somaseg.data import make_folds
 from somaseg.data.types import Dataset
-from somaseg.decide import SettleSettings, default_settings
+from somaseg.decide import SettleSettings, default_settings, has_one_class, settle_all
 from somaseg.decide.apply import vote
-from somaseg.decide.grid import Grid, make_grid
+from somaseg.decide.grid import SettingGrid, make_grid
 from somaseg.decide.table import score_table
 from somaseg.decide.tune import tune
 from somaseg.instances import Instances
-from somaseg.runs.tuning import has_one_class, settle_all
 from somaseg.scoring import compare, competition_score
 from somaseg.scoring.inputs import read_truth
 
@@ -124,7 +123,11 @@ class Peer:
 
 
 def check(
-    dataset: Dataset, raw: dict[str, Instances], ids: Sequence[str], grid: Grid, places: np.ndarray
+    dataset: Dataset,
+    raw: dict[str, Instances],
+    ids: Sequence[str],
+    grid: SettingGrid,
+    places: np.ndarray,
 ) -> float:
     """Largest difference between the tuner's scores and those of settled predictions."""
     tables = np.mean([score_table(raw[i], dataset[i].annotated(), grid) for i in ids], axis=0)

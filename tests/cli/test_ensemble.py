@@ -17,7 +17,7 @@ from somaseg.data.formats.label_files import write_labels
 from somaseg.data.formats.results import write_results
 from somaseg.data.formats.submission import write_submission
 from somaseg.data.synthetic import write_dataset
-from somaseg.decide import Fusion, default_settings, fuse_images, select, settle
+from somaseg.decide import Fusion, Selector, default_settings, fuse_images, settle
 from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
@@ -223,16 +223,17 @@ def test_select(place, dataset, tmp_path):
     fusion = Fusion(method="wbf", iou=0.4, absent="skip")
     folds = Run.open(place / "A").folds(dataset)
     members = dict(zip(map(str, paths), (a, b, bad), strict=True))
-    chosen = select(members, dataset, folds, fusion, one_class=True)
+    selector = Selector(members, dataset, fusion, one_class=True)
+    chosen = selector.choose(dataset.ids)
     manifest = yaml.safe_load((tmp_path / "out" / "ensemble.yaml").read_text())
     weights = {one["path"]: one["weight"] for one in manifest["members"]}
-    assert weights == {name: n for name, n in chosen.counts.items() if n}
+    assert weights == chosen.member_weights
     assert str(paths[2]) not in weights
     # Each fold with members and settings that have not seen it.
     final = {}
-    for fold, counts in chosen.nested.items():
-        joining = [members[name] for name, n in counts.items() if n]
-        fused = fuse_images(joining, [n for n in counts.values() if n], fusion)
+    for fold in (0, 1):
+        counts = selector.choose([name for name in folds if folds[name] != fold]).member_weights
+        fused = fuse_images([members[name] for name in counts], list(counts.values()), fusion)
         others = {name: one for name, one in fused.items() if folds[name] != fold}
         settings = tune(others, dataset.subset(others), folds, one_class=True).settings
         for name in fused.keys() - others.keys():
@@ -241,6 +242,9 @@ def test_select(place, dataset, tmp_path):
     assert manifest["scores"]["wbf, selected"]["nested"] == pytest.approx(nested, abs=1e-5)
     assert read_json(tmp_path / "out" / "scores.json")["nested"]["map"] == pytest.approx(nested)
     assert result.stdout.count("chosen without fold") == 2
+    # The masks that are written are these.
+    found = read_predictions(tmp_path / "out" / "labels", dataset)
+    assert competition_score(compare(dataset, found)).map == pytest.approx(nested)
 
 
 class Drawer(Pencil):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from somaseg.data.synthetic import KINDS, write_dataset
-from somaseg.decide import dump_settings, settle
+from somaseg.decide import dump_settings, settle, settle_all
 from somaseg.decide.grid import AXES
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
@@ -19,7 +19,7 @@ from somaseg.models.training.info import learn_info
 from somaseg.predict.load import load_segmenter
 from somaseg.predict.store import save_predictions
 from somaseg.runs.run import DataConfig, Run, RunConfig
-from somaseg.runs.tuning import curves_figure, settle_all, tune_run
+from somaseg.runs.tuning import curves_figure, decide_run, write_settings
 from somaseg.scoring import compare, competition_score
 from tests.decide.test_rescore import blind
 
@@ -49,6 +49,18 @@ def run(data, tmp_path):
             run.part(fold) / "training.json", {"seconds": 1, "cpu_seconds": 1, "parameters": 1}
         )
     return run
+
+
+def tune_run(run, *arguments, **options):
+    decision = decide_run(run, *arguments, **options)
+    write_settings(run, decision)
+    return decision
+
+
+def test_deciding_writes_nothing(run):
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    decide_run(run, run.dataset(), search=["score"], rescore=True)
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
 
 
 def test_every_number_is_that_of_settled_predictions(run):

@@ -190,7 +190,7 @@ def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
     from rich import box
     from rich.table import Table
 
-    from somaseg.runs.ensemble import headline
+    from somaseg.decide.nested import headline
 
     first = next(iter(outcome.table.values()))
     names = list(first.nested.classes) if len(first.nested.classes) > 1 else []
@@ -217,9 +217,6 @@ def _print_table(outcome: "Outcome", members: int, console: "Console") -> None:
         style="dim",
     )
     if outcome.selection is not None:
-        chosen = outcome.selection
-        for fold, counts in chosen.nested.items():
-            console.print(
-                f"chosen without fold {fold}: "
-                + ", ".join(f"{name} ×{n}" for name, n in counts.items() if n)
-            )
+        for fold, choice in outcome.selection.by_fold.items():
+            chosen = ", ".join(f"{name} ×{n}" for name, n in choice.member_weights.items())
+            console.print(f"chosen without fold {fold}: {chosen}")

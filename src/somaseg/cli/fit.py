@@ -230,7 +230,6 @@ def _print(fitted: "Fitted", title: str) -> None:
     from rich.table import Table
 
     from somaseg.cli.console import Console
-    from somaseg.decide.nested import describe
 
     chosen = fitted.chosen
     names = list(chosen.nested.classes)
@@ -243,7 +242,7 @@ def _print(fitted: "Fitted", title: str) -> None:
         title_justify="left",
     )
     rows = [(name, scores.nested) for name, scores in fitted.members.items()]
-    rows.append((describe(chosen.choice), chosen.nested))
+    rows.append((chosen.choice.label, chosen.nested))
     for name, score in rows:
         if score is chosen.nested:
             table.add_section()

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from somaseg.runs.tuning import RunScores
+    from somaseg.decide import Decision
 
 
 def parse_weights(text: str | None, option: str = "--weights") -> dict[str, float] | None:
@@ -34,7 +34,7 @@ def parse_weights(text: str | None, option: str = "--weights") -> dict[str, floa
     return found
 
 
-def print_run_scores(scores: "RunScores", title: str) -> None:
+def print_run_scores(scores: "Decision", title: str) -> None:
     """Print a run's out-of-fold scores by class, and the settings that were tuned."""
     from rich.table import Table
 
@@ -74,8 +74,10 @@ def print_run_scores(scores: "RunScores", title: str) -> None:
     console.print(f"{tuned.tried} settings tried")
     for name, chosen in tuned.settings.items():
         most = "any" if chosen.max_area is None else chosen.max_area
+        offset = "" if not any(chosen.offset) else "; annotations lie {:+g} px down, {:+g} px right"
+        offset = offset.format(*chosen.offset)
         console.print(
             f"  {name}: score {chosen.score:g}, mask threshold {chosen.mask_threshold:g}, "
             f"NMS IoU {chosen.nms_iou:g}, area {chosen.min_area} to {most}, "
-            f"overlaps {chosen.order.replace('_', ' ')}"
+            f"overlaps {chosen.order.replace('_', ' ')}{offset}"
         )

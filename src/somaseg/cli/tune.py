@@ -19,7 +19,7 @@ def tune(
         str | None,
         typer.Option(
             help="The settings to tune, separated by commas; the others keep their defaults. All "
-            "are score, mask_threshold, nms_iou, min_area, max_area, order.",
+            "are score, mask_threshold, nms_iou, min_area, max_area, order, offset.",
             show_default=False,
         ),
     ] = None,
@@ -39,11 +39,11 @@ def tune(
     into the model files, and RUN/rescore.json if rescoring helps.
     """
     from somaseg.cli.scores import parse_weights, print_run_scores
-    from somaseg.decide.grid import AXES
+    from somaseg.decide.grid import SEARCHED
     from somaseg.runs.cross_validate import score_run
     from somaseg.runs.run import Run
 
     opened = Run.open(run)
-    chosen = AXES if search is None else [name.strip() for name in search.split(",")]
+    chosen = SEARCHED if search is None else [name.strip() for name in search.split(",")]
     scores = score_run(opened, opened.dataset(), parse_weights(weights), chosen, rescore)
     print_run_scores(scores, str(run))

@@ -1,22 +1,28 @@
 """From raw instances to final ones: thresholds, sizes, duplicates, overlaps."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.types import Dataset
+from somaseg.decide.offset import shifted
 from somaseg.decide.settings import UNKNOWN, Settle, SettleSettings
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.overlap import iou_pairs
+from somaseg.masks.parallel import map_images
 from somaseg.masks.resolve import nms_from_pairs
 
 
 def settle(raw: Instances, settings: Settle, *, one_class: bool = False) -> Instances:
     """Make the final instances of an image: hard masks that share no pixel.
 
-    In this order: the image's class is voted, if images have one; low scores go; probabilities
-    become masks; too small and too large ones go; of two that overlap much the lower score goes;
-    each shared pixel goes to the first in order; each mask keeps its largest piece, its holes are
-    filled where nobody else is, and what has become too small goes.
+    In this order: the image's class is voted, if images have one; low scores go; masks are moved
+    by the annotations' offset; probabilities become masks; too small and too large ones go; of two
+    that overlap much the lower score goes; each shared pixel goes to the first in order; each mask
+    keeps its largest piece, its holes are filled where nobody else is, and what has become too
+    small goes.
 
     Args:
         raw: scored instances, soft or hard.
@@ -37,6 +43,7 @@ def settle(raw: Instances, settings: Settle, *, one_class: bool = False) -> Inst
     labels = raw.classes
     kept = raw.scores >= np.array([s.score for s in of_row], np.float32)[labels]
     raw, labels = raw[kept], labels[kept]
+    raw = shifted(raw, np.array([s.offset for s in of_row])[labels])
     hard = raw.binary(np.array([s.mask_threshold for s in of_row])[labels], keep_empty=True)
     smallest = np.array([s.min_area for s in of_row])[labels]
     largest = np.array([s.max_area or np.iinfo(np.int64).max for s in of_row])[labels]
@@ -54,6 +61,20 @@ def settle(raw: Instances, settings: Settle, *, one_class: bool = False) -> Inst
     order = of_row[values[counts.argmax()]].order
     final, _ = hard.disjoint(order, largest_piece=True, fill_holes=True)
     return final[final.areas >= np.array([s.min_area for s in of_row])[final.classes]]
+
+
+def settle_all(
+    raw: Mapping[str, Instances], settings: Mapping[str, Settle], one_class: bool
+) -> dict[str, Instances]:
+    """Settle raw predictions; settings are given for each image id."""
+    ids = list(raw)
+    done = map_images(lambda i: settle(raw[i], settings[i], one_class=one_class), ids)
+    return dict(zip(ids, done, strict=True))
+
+
+def has_one_class(dataset: Dataset) -> bool:
+    """Whether there are several classes, and each image has cells of one of them."""
+    return len(dataset.names) > 1 and all(sample.image_class for sample in dataset)
 
 
 def vote(raw: Instances) -> int:

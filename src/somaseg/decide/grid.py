@@ -20,6 +20,8 @@ from somaseg.masks.resolve import OrderName
 
 AXES = ("order", "nms_iou", "mask_threshold", "score", "min_area", "max_area")
 """Fields of :class:`SettleSettings`: the axes of a table of scores, in this order."""
+SEARCHED = (*AXES, "offset")
+"""All settings that are tuned; the offset by itself, before the others."""
 
 ORDERS: tuple[OrderName, ...] = ("smallest_first", "score", "largest_first")
 NMS_IOUS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -35,7 +37,7 @@ LARGEST = (1.0, 1.5, 2.5)
 
 
 @dataclass(frozen=True)
-class Grid:
+class SettingGrid:
     """Values along each of ``AXES``; numbers rise, no largest area comes last."""
 
     order: tuple[OrderName, ...]
@@ -67,7 +69,7 @@ class Grid:
         settings = SettleSettings()
         return tuple(getattr(self, name).index(getattr(settings, name)) for name in AXES)
 
-    def places_in(self, other: "Grid") -> tuple[np.ndarray, ...]:
+    def places_in(self, other: "SettingGrid") -> tuple[np.ndarray, ...]:
         """Where this grid's values lie in a grid that has them all: an index of its tables."""
         return np.ix_(
             *([getattr(other, name).index(x) for x in getattr(self, name)] for name in AXES)
@@ -76,7 +78,7 @@ class Grid:
 
 def make_grid(
     raw: Sequence[Instances], truths: Sequence[Instances], search: Collection[str] = AXES
-) -> Grid:
+) -> SettingGrid:
     """Make the grid for the images of a class.
 
     Mask thresholds are tried where masks are soft, suppression and order where they overlap.
@@ -89,9 +91,9 @@ def make_grid(
     Raises:
         SomasegError: there is no such setting.
     """
-    unknown = sorted(set(search) - set(AXES))
+    unknown = sorted(set(search) - set(SEARCHED))
     if unknown:
-        raise SomasegError(f"no setting {unknown[0]!r} to tune; there are {', '.join(AXES)}")
+        raise SomasegError(f"no setting {unknown[0]!r} to tune; there are {', '.join(SEARCHED)}")
     areas = np.concatenate([truth.areas for truth in truths]) if truths else np.zeros(0)
     axes: dict[str, Any] = {
         "order": ORDERS,
@@ -111,10 +113,10 @@ def make_grid(
     axes = {name: axes[name] if name in left else (getattr(default, name),) for name in AXES}
     # Where cells are tiny, the default smallest area may be above a largest one.
     axes["max_area"] = tuple(x for x in axes["max_area"] if x is None or x >= axes["min_area"][-1])
-    return Grid(**axes)
+    return SettingGrid(**axes)
 
 
-def union(grids: Sequence[Grid]) -> Grid:
+def union(grids: Sequence[SettingGrid]) -> SettingGrid:
     """The grid that has the values of all; its size may be larger than that of all together."""
     first = {name: tuple(getattr(grid, name) for grid in grids) for name in AXES}
     merged: dict[str, Any] = {name: tuple(sorted(set().union(*first[name]))) for name in AXES[1:-1]}
@@ -122,7 +124,7 @@ def union(grids: Sequence[Grid]) -> Grid:
     merged["order"] = tuple(order for order in ORDERS if order in orders)
     limits = set().union(*first["max_area"])
     merged["max_area"] = (*sorted(limits - {None}), *({None} & limits))
-    return Grid(**merged)
+    return SettingGrid(**merged)
 
 
 def _smallest(areas: np.ndarray) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 from scipy.ndimage import convolve1d
 from scipy.stats import t as student
 
-from somaseg.decide.grid import AXES, Grid
+from somaseg.decide.grid import AXES, SettingGrid
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class Judge:
         grid: that the tables are of.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: SettingGrid) -> None:
         self.grid = grid
         self._count = 0
         self._total = np.zeros(grid.shape)

@@ -1,7 +1,7 @@
 """Settings that turn raw instances into final ones, by class name."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,6 +10,9 @@ from somaseg.masks.resolve import OrderName
 
 UNKNOWN = "unknown"
 """Key of the settings for cells whose class is not known."""
+
+
+Shift = Annotated[float, Field(ge=-16, le=16)]
 
 
 class SettleSettings(BaseModel):
@@ -23,6 +26,9 @@ class SettleSettings(BaseModel):
     min_area: int = Field(20, ge=1, description="smaller masks are dropped, in pixels")
     max_area: int | None = Field(None, ge=1, description="larger masks are dropped, in pixels")
     order: OrderName = Field("smallest_first", description="who has a pixel that several claim")
+    offset: tuple[Shift, Shift] = Field(
+        (0.0, 0.0), description="masks are moved by this, dy dx in pixels, as annotations are"
+    )
 
     @model_validator(mode="after")
     def _areas(self) -> "SettleSettings":
@@ -61,5 +67,12 @@ def parse_settings(fields: Mapping[str, Any], names: Iterable[str]) -> Settle:
 
 
 def dump_settings(settings: Settle) -> dict[str, Any]:
-    """Plain values, ready for JSON; :func:`parse_settings` reads them."""
-    return {name: one.model_dump() for name, one in settings.items()}
+    """Plain values, ready for JSON; :func:`parse_settings` reads them.
+
+    An offset is left out where there is none: older versions read these settings then.
+    """
+    out = {name: one.model_dump(mode="json") for name, one in settings.items()}
+    for name, one in settings.items():
+        if not any(one.offset):
+            del out[name]["offset"]
+    return out

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numba import njit, types
 from numba.typed import Dict
 
-from somaseg.decide.grid import Grid
+from somaseg.decide.grid import SettingGrid
 from somaseg.instances import Instances
 from somaseg.masks import overlap, pieces
 from somaseg.masks.flat import Flat, Ints, as_flat, solid
@@ -95,7 +95,7 @@ class _State(NamedTuple):
     memory: Any
 
 
-def score_table(raw: Instances, truth: Instances, grid: Grid) -> Floats:
+def score_table(raw: Instances, truth: Instances, grid: SettingGrid) -> Floats:
     """Score one image under every setting of a grid.
 
     Args:
@@ -115,7 +115,7 @@ def score_table(raw: Instances, truth: Instances, grid: Grid) -> Floats:
     return out
 
 
-def _at_threshold(hard: Instances, truth: Instances, grid: Grid) -> Floats:
+def _at_threshold(hard: Instances, truth: Instances, grid: SettingGrid) -> Floats:
     """Score hard masks under the other settings: (orders, NMS IoUs, scores, min and max areas)."""
     cuts = np.array(grid.score, np.float32)
     hard = hard[hard.scores >= cuts[0]].tightened()[0]

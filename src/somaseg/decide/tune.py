@@ -1,20 +1,23 @@
 """Tune the settings of each class on out-of-fold predictions.
 
-Each image is scored under every setting of a grid; the best setting for a set of images is read
-off their tables. For the nested estimate this is done again for each fold, without its images: not
-even the grid has seen them.
+First the offset of the annotations is found. Then each image, its masks moved by it, is scored
+under every setting of a grid; the best setting for a set of images is read off their tables. For
+the nested estimate this is done again for each fold, without its images: not even the grid has seen
+them.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from somaseg.data.folds import make_folds
 from somaseg.data.types import Dataset
 from somaseg.decide.apply import vote
-from somaseg.decide.grid import AXES, Grid, make_grid, union
+from somaseg.decide.grid import AXES, SEARCHED, SettingGrid, make_grid, union
 from somaseg.decide.judge import Floats, Judge
+from somaseg.decide.offset import NONE, Offset, OffsetFinder, shifted
 from somaseg.decide.settings import Settle, default_settings
 from somaseg.decide.table import score_table
 from somaseg.instances import Instances
@@ -58,7 +61,7 @@ def tune(
     folds: Mapping[str, int],
     one_class: bool,
     *,
-    search: Collection[str] = AXES,
+    search: Collection[str] = SEARCHED,
     without: Mapping[int, Mapping[str, Instances]] | None = None,
 ) -> Tuned:
     """Find the settings of each class that score best.
@@ -72,7 +75,7 @@ def tune(
         folds: fold of each image (more images may be in it). If all are of one fold, as when one
             fold of a run is trained, they are dealt into three for the nested estimate.
         one_class: whether images have one class.
-        search: the settings that are tuned, some of :data:`somaseg.decide.grid.AXES`.
+        search: the settings that are tuned, some of :data:`somaseg.decide.grid.SEARCHED`.
         without: by fold, raw predictions of the *other* folds' images, for its nested estimate; if
             ``raw`` itself, as rescored, knows of that fold. By default those of ``raw``.
 
@@ -88,10 +91,14 @@ def tune(
     chosen: dict[int | None, Settle] = {key: default_settings(dataset.names) for key in sources}
     curves: dict[str, dict[str, Curve]] = {}
     tried = 0
-    for group, members in _groups(sources, dataset, folds, one_class).items():
-        judges = _judge(members, sources, dataset, search)
+    groups = _groups(sources, dataset, folds, one_class)
+    offsets = _offsets(groups, sources, dataset) if "offset" in search else {}
+    moved: dict[tuple[int, Offset], Instances] = {}
+    for group, members in groups.items():
+        at = {key: offsets.get((group, key), NONE) for key in members}
+        judges = _judge(members, _moved(members, sources, at, moved), dataset, search)
         for key, judge in judges.items():
-            settings = judge.grid.settings(judge.best())
+            settings = judge.grid.settings(judge.best()).model_copy(update={"offset": at[key]})
             chosen[key] |= dict.fromkeys([group] if one_class else names, settings)
         if None in judges:
             curves[group or "all classes"] = _curves(judges[None])
@@ -138,6 +145,44 @@ def _groups(
     return {group: groups[group] for group in [*names, ""] if group in groups}
 
 
+def _offsets(
+    groups: Mapping[str, Mapping[int | None, list[str]]],
+    sources: Mapping[int | None, _Raw],
+    dataset: Dataset,
+) -> dict[tuple[str, int | None], Offset]:
+    """Offset of the annotations of each class, for each choice from the images it may see."""
+    finder = OffsetFinder(dataset)
+    out: dict[tuple[str, int | None], Offset] = {}
+    for key, source in sources.items():
+        seen = {group: members[key] for group, members in groups.items() if key in members}
+        for group, offset in finder.find(source, seen).items():
+            out[group, key] = offset
+    return out
+
+
+def _moved(
+    members: Mapping[int | None, list[str]],
+    sources: Mapping[int | None, _Raw],
+    offsets: Mapping[int | None, Offset],
+    known: dict[tuple[int, Offset], Instances],
+) -> dict[int | None, _Raw]:
+    """The predictions moved by the offset of each choice; equal ones are one object."""
+    out: dict[int | None, _Raw] = {}
+    for key, ids in members.items():
+        source, offset = sources[key], offsets[key]
+        if any(offset):
+            todo = [name for name in ids if (id(source[name]), offset) not in known]
+            done = map_images(partial(_shift, source, offset), todo)
+            known |= {(id(source[name]), offset): one for name, one in zip(todo, done, strict=True)}
+            source = {name: known[id(source[name]), offset] for name in ids}
+        out[key] = source
+    return out
+
+
+def _shift(source: _Raw, offset: Offset, name: str) -> Instances:
+    return shifted(source[name], offset)
+
+
 def _judge(
     members: Mapping[int | None, list[str]],
     sources: Mapping[int | None, _Raw],
@@ -160,7 +205,7 @@ def _judge(
 
     def work(job: tuple[str, list[int | None]]) -> list[tuple[int | None, Floats, Floats]]:
         name, keys = job
-        grid: Grid = union([judges[key].grid for key in keys])
+        grid: SettingGrid = union([judges[key].grid for key in keys])
         table = score_table(sources[keys[0]][name], dataset[name].annotated(), grid)
         parts = [(key, table[judges[key].grid.places_in(grid)]) for key in keys]
         return [(key, part, judges[key].gain(part)) for key, part in parts]

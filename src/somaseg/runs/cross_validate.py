@@ -3,14 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from somaseg.data.types import Dataset
-from somaseg.decide.grid import AXES
+from somaseg.decide import Decision
+from somaseg.decide.grid import SEARCHED
 from somaseg.errors import SomasegError
 from somaseg.files import read_json
 from somaseg.runs.disk import check_disk
 from somaseg.runs.execute import Report, execute
 from somaseg.runs.run import Run
 from somaseg.runs.tracking import track_scores
-from somaseg.runs.tuning import RunScores, draw_curves, tune_run
+from somaseg.runs.tuning import decide_run, draw_curves, write_settings
 
 
 def cross_validate(
@@ -65,19 +66,23 @@ def score_run(
     run: Run,
     dataset: Dataset,
     weights: Mapping[str, float] | None = None,
-    search: Collection[str] = AXES,
+    search: Collection[str] = SEARCHED,
     rescore: bool = False,
-) -> RunScores:
-    """Tune and score a run's out-of-fold predictions; write ``scores.json`` and ``tuning.png``.
+) -> Decision:
+    """Tune and score a run's out-of-fold predictions, and write down what was found.
+
+    That is ``settle.json``, ``rescore.json`` if it helps, the settings in the model files,
+    ``scores.json`` and ``tuning.png``.
 
     Args:
         run: with all folds finished, or some: then the score is that of their images.
         dataset: its annotated images.
         weights: weight of each class for a weighted score.
-        search: the settings that are tuned, some of :data:`somaseg.decide.grid.AXES`.
-        rescore: also learn scores, and keep them if they help; see :func:`tune_run`.
+        search: the settings that are tuned, some of :data:`somaseg.decide.grid.SEARCHED`.
+        rescore: also learn scores, and keep them if they help; see :func:`decide_run`.
     """
-    scores = tune_run(run, dataset, weights, search, rescore)
+    scores = decide_run(run, dataset, weights, search, rescore)
+    write_settings(run, scores)
     folds = run.finished_folds()
     notes = [read_json(run.part(fold) / "training.json") for fold in folds]
     run.save_scores(

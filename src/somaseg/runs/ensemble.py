@@ -24,26 +24,27 @@ from somaseg.data.formats.results import write_results
 from somaseg.data.formats.submission import write_submission
 from somaseg.data.types import Dataset
 from somaseg.decide import (
+    Decision,
     Fusion,
-    Selection,
     Settle,
     default_settings,
     dump_settings,
+    has_one_class,
     parse_settings,
-    select,
+    settle_all,
 )
+from somaseg.decide.nested import headline
 from somaseg.errors import SomasegError
 from somaseg.files import check_apart, file_name, read_json, write_json, write_text
 from somaseg.predict.store import save_predictions
 from somaseg.runs.joining import (
     Joined,
     Raw,
-    chosen_members,
     folds_for_tuning,
     join,
     redraw,
     score,
-    score_selection,
+    select,
 )
 from somaseg.runs.members import (
     FOLDS,
@@ -57,8 +58,6 @@ from somaseg.runs.members import (
     read_members,
     shared_folds,
 )
-from somaseg.runs.tuning import RunScores, has_one_class, settle_all
-from somaseg.scoring import CompetitionScore
 from somaseg.scoring.inputs import read_truth
 
 OWN = (MANIFEST, PREDICTIONS, FOLDS, "settle.json", "scores.json")
@@ -109,16 +108,16 @@ class Outcome:
         settings: by class name, for new images.
         table: scores of each member and way of joining, by name.
         scores: of the ensemble, if there are annotations.
-        selection: the members chosen, if that was asked for.
+        selection: the choice of members, if that was asked for.
         notes: what the user should know, one line each.
     """
 
     joined: Joined
     final: Raw
     settings: Settle
-    table: dict[str, RunScores]
-    scores: RunScores | None
-    selection: Selection | None
+    table: dict[str, Decision]
+    scores: Decision | None
+    selection: Decision | None
     notes: tuple[str, ...]
 
 
@@ -160,7 +159,7 @@ def _build(request: Request, progress: Progress | None) -> Outcome:
     ids = common_ids(members, truth)
     note = left_out(members, ids)
     folds: dict[str, int] = {}
-    table: dict[str, RunScores] = {}
+    table: dict[str, Decision] = {}
     ways: list[Joined] = []
     if truth is not None:
         truth = truth.subset(ids)
@@ -176,38 +175,24 @@ def _build(request: Request, progress: Progress | None) -> Outcome:
     joined, selection = ways[0], None
     scores = table.get(joined.label)
     if request.choose and truth is not None:
-        selection = select(
-            {member.name: member.raw for member in members},
-            truth,
-            folds,
-            joined.fusion,
-            one_class=has_one_class(truth),
-            class_weights=request.class_weights,
-        )
-        chosen, counts = chosen_members(members, selection.counts)
-        joined = join(chosen, ids, counts, joined.fusion)
-        scores = score_selection(
-            members, selection, joined.fusion, truth, folds, request.class_weights
-        )
-        table[f"{joined.label}, selected"] = scores
+        joined, selection = select(members, joined.fusion, truth, folds, request.class_weights)
+        scores = table[f"{joined.label}, selected"] = selection
     if request.redraw:
         joined = redraw(joined, pictures)
         if truth is not None:
             scores = score(joined.raw, truth, folds, request.class_weights)
             table[joined.label] = scores
     names = truth.names if truth is not None else next(iter(joined.raw.values())).names
-    settings = default_settings(names)
-    by_image = dict.fromkeys(ids, settings)
-    if request.settings is not None:
-        settings = read_settings(request.settings, names)
-        by_image = dict.fromkeys(ids, settings)
-    elif scores is not None:
-        settings = scores.tuned.settings
-        by_image = scores.tuned.of_images()
-    one_class = (
-        has_one_class(truth) if truth is not None else any(member.one_class for member in members)
-    )
-    final = settle_all(joined.raw, by_image, one_class)
+    if scores is not None and request.settings is None:
+        settings, final = scores.choice.settings, scores.found
+    else:
+        settings = default_settings(names)
+        if request.settings is not None:
+            settings = read_settings(request.settings, names)
+        one_class = any(member.one_class for member in members)
+        if truth is not None:
+            one_class = has_one_class(truth)
+        final = settle_all(joined.raw, dict.fromkeys(ids, settings), one_class)
     notes = (note,) if note else ()
     return Outcome(joined, final, settings, table, scores, selection, notes)
 
@@ -248,11 +233,6 @@ def read_settings(path: Path, names: Sequence[str]) -> Settle:
     """
     file = path / "settle.json" if path.is_dir() else path
     return parse_settings(read_json(file), names)
-
-
-def headline(score: CompetitionScore) -> float:
-    """The score that decides: weighted by class, if there are weights."""
-    return score.map if score.weighted is None else score.weighted
 
 
 def _check_out(out: Path, request: Request) -> None:
@@ -302,7 +282,7 @@ def _write(out: Path, outcome: Outcome) -> None:
     write_text(out / MANIFEST, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
 
 
-def _figures(scores: RunScores) -> dict[str, float]:
+def _figures(scores: Decision) -> dict[str, float]:
     return {
         kind: round(float(headline(getattr(scores, kind))), 5)
         for kind in ("untuned", "nested", "optimistic")

@@ -23,15 +23,13 @@ import yaml
 
 from somaseg.data.audit import Audit, audit
 from somaseg.data.types import Dataset
-from somaseg.decide import dump_settings
-from somaseg.decide.nested import Choice, Chosen, choose, describe
+from somaseg.decide import Choice, Decision, decide, dump_settings
 from somaseg.errors import SomasegError
 from somaseg.files import write_json, write_text
 from somaseg.runs.cross_validate import score_run, train_parts
 from somaseg.runs.execute import Report
 from somaseg.runs.plan import Member, Plan
 from somaseg.runs.run import DataConfig, Run, RunConfig
-from somaseg.runs.tuning import RunScores
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Fitted:
         chosen: how they are joined, and the score of that.
     """
 
-    members: dict[str, RunScores]
-    chosen: Chosen
+    members: dict[str, Decision]
+    chosen: Decision
 
 
 def check_data(folder: Path, data: DataConfig) -> Audit:
@@ -94,8 +92,8 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
     _train(tasks, plan.jobs, report)
     fitted = join_members(folder, plan, runs)
     if plan.refit:
-        counts = fitted.chosen.choice.counts
-        _train([(run, None) for name, run in runs.items() if counts.get(name)], plan.jobs, report)
+        chosen = fitted.chosen.choice.member_weights
+        _train([(runs[name], None) for name in chosen], plan.jobs, report)
     return fitted
 
 
@@ -104,12 +102,12 @@ def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
     dataset = next(iter(runs.values())).dataset()
     folds = next(iter(runs.values())).folds(dataset)
     scores = {name: score_run(run, dataset, plan.weights) for name, run in runs.items()}
-    chosen = choose(
+    chosen = decide(
         {name: run.raw_predictions() for name, run in runs.items()},
         dataset,
         folds,
-        plan.methods,
-        plan.weights,
+        methods=plan.methods,
+        class_weights=plan.weights,
     )
     write_text(folder / "ensemble.yaml", _described(chosen))
     fitted = Fitted(scores, chosen)
@@ -165,7 +163,7 @@ def _train(parts: list[tuple[Run, int | None]], jobs: int, report: Report) -> No
     train_parts(named, jobs, report)
 
 
-def _described(chosen: Chosen) -> str:
+def _described(chosen: Decision) -> str:
     """Lay out the choice as YAML."""
     fields = {
         "choice": _fields(chosen.choice),
@@ -181,7 +179,7 @@ def _described(chosen: Chosen) -> str:
 def _fields(choice: Choice) -> dict[str, Any]:
     return {
         "method": choice.method,
-        "members": {name: count for name, count in choice.counts.items() if count},
+        "members": choice.member_weights,
         "settings": dump_settings(choice.settings),
         "score": round(choice.score, 4),
     }
@@ -192,7 +190,7 @@ def _scores(fitted: Fitted, runs: Mapping[str, Run], dataset: Dataset) -> dict[s
     return {
         "nested": chosen.nested.to_json(),
         "optimistic": chosen.optimistic.to_json(),
-        "chosen": describe(chosen.choice),
+        "chosen": chosen.choice.label,
         "members": {
             name: {
                 "nested": scores.nested.to_json(),

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from somaseg.data.types import Dataset
-from somaseg.decide import Fusion, Selection, default_settings, fuse_images, second_pass
-from somaseg.decide.tune import deal, tune
+from somaseg.decide import Decision, Fusion, decide, fuse_images, second_pass
+from somaseg.decide.tune import deal
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.runs.members import Member, drawing_models, shared_folds, with_names
 from somaseg.runs.run import Run
-from somaseg.runs.tuning import RunScores, has_one_class, settle_all
-from somaseg.scoring import CompetitionScore, compare, competition_score
 
 if TYPE_CHECKING:
     from somaseg.models.base import Model
@@ -130,69 +128,25 @@ def score(
     truth: Dataset,
     folds: Mapping[str, int],
     class_weights: Mapping[str, float] | None = None,
-) -> RunScores:
-    """Tune and score raw predictions.
-
-    Args:
-        raw: by image id.
-        truth: annotated images; only those predicted count.
-        folds: fold of each image.
-        class_weights: weight of each class for a weighted score.
-    """
-    truth = truth.subset(list(raw))
-    one_class = has_one_class(truth)
-    found = tune(raw, truth, folds, one_class)
-    by_default = dict.fromkeys(raw, default_settings(truth.names))
-    without = found.of_images()
-    by_all = dict.fromkeys(raw, found.settings)
-    untuned, nested, optimistic = (
-        scored(settle_all(raw, settings, one_class), truth, class_weights)
-        for settings in (by_default, without, by_all)
-    )
-    return RunScores(untuned, nested, optimistic, found)
+) -> Decision:
+    """Tune and score raw predictions of annotated images; see :func:`somaseg.decide.decide`."""
+    return decide({"joined": raw}, truth, folds, class_weights=class_weights)
 
 
-def score_selection(
+def select(
     members: Sequence[Member],
-    selection: Selection,
     fusion: Fusion,
     truth: Dataset,
     folds: Mapping[str, int],
     class_weights: Mapping[str, float] | None = None,
-) -> RunScores:
-    """Score chosen members; nested: members and settings chosen without the fold that is scored."""
-    ids = list(folds)
-    truth = truth.subset(ids)
-    one_class = has_one_class(truth)
-    final: Raw = {}
-    for fold, counts in selection.nested.items():
-        joining, weights = chosen_members(members, counts)
-        raw = join(joining, ids, weights, fusion).raw
-        others = {name: raw[name] for name in ids if folds[name] != fold}
-        settings = tune(others, truth.subset(list(others)), folds, one_class).settings
-        held = {name: raw[name] for name in ids if folds[name] == fold}
-        final |= settle_all(held, dict.fromkeys(held, settings), one_class)
-    joining, weights = chosen_members(members, selection.counts)
-    scores = score(join(joining, ids, weights, fusion).raw, truth, folds, class_weights)
-    if final:
-        in_order = {name: final[name] for name in ids}
-        scores = replace(scores, nested=scored(in_order, truth, class_weights))
-    return scores
-
-
-def chosen_members(
-    members: Sequence[Member], counts: Mapping[str, int]
-) -> tuple[list[Member], list[float]]:
-    """Members that were chosen at least once, and how often."""
-    joining = [member for member in members if counts[member.name]]
-    return joining, [float(counts[member.name]) for member in joining]
-
-
-def scored(
-    final: Mapping[str, Instances], truth: Dataset, class_weights: Mapping[str, float] | None
-) -> CompetitionScore:
-    """The competition's score of final predictions."""
-    return competition_score(compare(truth, final), weights=class_weights)
+) -> tuple[Joined, Decision]:
+    """Choose members and weights, and join them; scored with choices made without each fold."""
+    raw = {member.name: member.raw for member in members}
+    decision = decide(raw, truth, folds, methods=[fusion], alone=False, class_weights=class_weights)
+    weights = decision.choice.member_weights
+    chosen = tuple(member for member in members if member.name in weights)
+    shares = tuple(float(weights[member.name]) for member in chosen)
+    return Joined(chosen, shares, fusion, False, False, decision.raw), decision
 
 
 def _models(member: Member) -> Sequence["Model"]:

@@ -10,13 +10,12 @@ import numpy as np
 
 from somaseg.data import load_dataset
 from somaseg.data.types import Dataset, Sample
-from somaseg.decide import MaskHead
+from somaseg.decide import MaskHead, has_one_class
 from somaseg.errors import SomasegError
 from somaseg.files import read_json
 from somaseg.instances import Instances
 from somaseg.predict.store import load_predictions
 from somaseg.runs.run import Run
-from somaseg.runs.tuning import has_one_class
 from somaseg.scoring.comparison import not_in_truth
 from somaseg.scoring.inputs import read_predictions, read_truth
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from somaseg.decide import dump_settings
-from somaseg.decide.nested import describe
-from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
 from somaseg.models.training.loop import METRICS
@@ -17,7 +15,7 @@ from somaseg.runs.fit import Fitted, member_runs
 from somaseg.runs.ledger import BOARDS, read_ledger
 from somaseg.runs.plan import Plan
 from somaseg.runs.run import Run
-from somaseg.runs.tuning import curves_figure, has_one_class
+from somaseg.runs.tuning import curves_figure
 
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset
@@ -46,12 +44,12 @@ def write_model(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run])
     members = tuple(
         BundleMember(
             name=name,
-            weight=float(choice.counts[name]),
+            weight=float(choice.member_weights[name]),
             views=runs[name].config.views,
             models=tuple(load_model(model) for model in runs[name].model_paths()),
         )
         for name in runs
-        if choice.counts.get(name)
+        if name in choice.member_weights
     )
     settings = dump_settings(choice.settings)
     bundle = Bundle(members, choice.method, settings, card=_card(plan, fitted))
@@ -62,7 +60,7 @@ def _card(plan: Plan, fitted: Fitted) -> dict[str, Any]:
     score = fitted.chosen.nested
     return {
         "data": plan.data.path,
-        "chosen": describe(fitted.chosen.choice),
+        "chosen": fitted.chosen.choice.label,
         "nested out-of-fold mAP": round(score.map, 4),
         "the same, classes weighted": None if score.weighted is None else round(score.weighted, 4),
         "by class": {name: round(value, 4) for name, value in score.by_class.items()},
@@ -75,7 +73,6 @@ def write_page(
     """Write the page of an experiment."""
     chosen = fitted.chosen
     folds = next(iter(runs.values())).folds(dataset)
-    joined = chosen.choice.join({name: run.raw_predictions() for name, run in runs.items()})
     members = []
     for name, run in runs.items():
         scores, training = fitted.members[name], run.scores()["training"]
@@ -95,12 +92,12 @@ def write_page(
         dataset=dataset,
         folds=folds,
         members=members,
-        chosen=describe(chosen.choice),
+        chosen=chosen.choice.label,
         nested=chosen.nested,
         optimistic=chosen.optimistic,
         found=chosen.found,
         settings=chosen.choice.settings,
-        tuning=curves_figure(tune(joined, dataset, folds, has_one_class(dataset))),
+        tuning=curves_figure(chosen.tuned),
         ledger=ledger_page(path.parent),
     )
     write_experiment(path, page)

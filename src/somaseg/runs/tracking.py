@@ -5,14 +5,13 @@ import re
 import numpy as np
 
 from somaseg.data.types import Dataset
-from somaseg.decide import settle
+from somaseg.decide import Decision
 from somaseg.models.training.logs import Loggers
 from somaseg.report.overlays import side_by_side
 from somaseg.runs.run import Run
-from somaseg.runs.tuning import RunScores, has_one_class
 
 
-def track_scores(run: Run, dataset: Dataset, scores: RunScores) -> None:
+def track_scores(run: Run, dataset: Dataset, scores: Decision) -> None:
     """Log the scores by class, and truth beside prediction of the worst, median and best image.
 
     They go to a tracker's run of their own, ``NAME-scores``, beside those of the folds; scoring
@@ -26,19 +25,17 @@ def track_scores(run: Run, dataset: Dataset, scores: RunScores) -> None:
     loggers = Loggers(run.folder, f"{name}-scores", config, run.config.log, run.folder)
     loggers.begin()
     loggers.summary(_figures(scores))
-    raw, one_class = run.raw_predictions(), has_one_class(dataset)
-    settings = scores.tuned.of_images()
     images = sorted(scores.nested.images, key=lambda image: image.score)
     ranks = {"worst": 0, "median": len(images) // 2, "best": len(images) - 1}
     for rank, at in ranks.items():
         sample = dataset[images[at].id]
-        cells = settle(raw[sample.id], settings[sample.id], one_class=one_class)
-        picture = side_by_side(sample.image(), sample.annotated(), cells)
+        found = scores.found[sample.id]
+        picture = side_by_side(sample.image(), sample.annotated(), found)
         loggers.image(f"overlays/{rank}", np.ascontiguousarray(picture))
     loggers.close()
 
 
-def _figures(scores: RunScores) -> dict[str, float]:
+def _figures(scores: Decision) -> dict[str, float]:
     out: dict[str, float] = {}
     for kind in ("nested", "untuned", "optimistic"):
         score = getattr(scores, kind)

@@ -1,22 +1,18 @@
-"""Tune a run's settings, and score them honestly."""
+"""Tune a run's settings, score them honestly, and write them down: three steps."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from somaseg.data.types import Dataset
-from somaseg.decide import Settle, default_settings, dump_settings, settle
-from somaseg.decide.grid import AXES, ORDERS
-from somaseg.decide.rescore import Rescorer, rescore_out_of_fold
-from somaseg.decide.tune import Tuned, tune
+from somaseg.decide import Decision, decide, dump_settings
+from somaseg.decide.grid import ORDERS, SEARCHED
+from somaseg.decide.tune import Tuned
 from somaseg.files import atomic_path, write_json
 from somaseg.instances import Instances
-from somaseg.masks.parallel import map_images
 from somaseg.models.bundle import load_model
 from somaseg.report.html import in_figure
 from somaseg.runs.run import Run
-from somaseg.scoring import CompetitionScore, compare, competition_score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,118 +21,47 @@ SHOWN = ("score", "mask_threshold", "nms_iou", "min_area", "max_area", "order")
 """Settings in the order in which their curves are drawn."""
 
 
-@dataclass(frozen=True)
-class RescoredScores:
-    """A run's out-of-fold scores with learned scores; see :class:`RunScores`."""
-
-    nested: CompetitionScore
-    optimistic: CompetitionScore
-    tuned: Tuned
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """A run's out-of-fold scores.
-
-    Attributes:
-        untuned: with default settings.
-        nested: each fold with settings tuned on the others: what to expect of new images.
-        optimistic: with the settings tuned on the very images that are scored.
-        tuned: the settings.
-        rescored: the same with learned scores, if asked for.
-    """
-
-    untuned: CompetitionScore
-    nested: CompetitionScore
-    optimistic: CompetitionScore
-    tuned: Tuned
-    rescored: RescoredScores | None = None
-
-    @property
-    def rescoring_helps(self) -> bool:
-        """Whether learned scores are better in the nested estimate, weighted if there are weights.
-
-        That alone is no proof on a few images; but worse it is not taken.
-        """
-        if self.rescored is None:
-            return False
-        one, other = self.rescored.nested, self.nested
-        if one.weighted is not None and other.weighted is not None:
-            return one.weighted > other.weighted
-        return one.map > other.map
-
-
-def has_one_class(dataset: Dataset) -> bool:
-    """Whether there are several classes, and each image has cells of one of them."""
-    return len(dataset.names) > 1 and all(sample.image_class for sample in dataset)
-
-
-def settle_all(
-    raw: Mapping[str, Instances], settings: Mapping[str, Settle], one_class: bool
-) -> dict[str, Instances]:
-    """Settle raw predictions; settings are given for each image id."""
-    ids = list(raw)
-    done = map_images(lambda i: settle(raw[i], settings[i], one_class=one_class), ids)
-    return dict(zip(ids, done, strict=True))
-
-
-def tune_run(
+def decide_run(
     run: Run,
     dataset: Dataset,
-    weights: Mapping[str, float] | None = None,
-    search: Collection[str] = AXES,
+    class_weights: Mapping[str, float] | None = None,
+    search: Collection[str] = SEARCHED,
     rescore: bool = False,
-) -> RunScores:
-    """Tune a run on its finished folds; write ``settle.json`` and into its model files.
+) -> Decision:
+    """Tune a run on its finished folds, and score it; nothing is written.
 
     Args:
         run: the run.
         dataset: its annotated images.
-        weights: weight of each class for weighted scores.
-        search: the settings that are tuned, some of :data:`somaseg.decide.grid.AXES`.
-        rescore: also learn scores, and tune for them. If that is better in the nested estimate,
-            it is written to ``rescore.json`` and used from then on; else none is left there.
+        class_weights: weight of each class for weighted scores.
+        search: the settings that are tuned, some of :data:`somaseg.decide.grid.SEARCHED`.
+        rescore: also learn scores, and tune for them.
 
     Raises:
         SomasegError: no fold is finished; there is no such setting; XGBoost is not installed, or
             there are too few images to learn from.
     """
-    raw, folds, one_class = run.raw_predictions(), run.folds(dataset), has_one_class(dataset)
-    dataset = dataset.subset(list(raw))
-
-    def scored(raw: Mapping[str, Instances], by_image: Mapping[str, Settle]) -> CompetitionScore:
-        final = settle_all(raw, by_image, one_class)
-        return competition_score(compare(dataset, final), weights=weights)
-
-    found = tune(raw, dataset, folds, one_class, search=search)
-    scores = RunScores(
-        untuned=scored(raw, dict.fromkeys(raw, default_settings(dataset.names))),
-        nested=scored(raw, found.of_images()),
-        optimistic=scored(raw, dict.fromkeys(raw, found.settings)),
-        tuned=found,
+    raw = run.raw_predictions()
+    return decide(
+        {run.folder.name: raw},
+        dataset.subset(raw),
+        run.folds(dataset),
+        class_weights=class_weights,
+        search=search,
+        rescore=rescore,
     )
-    rescorer: Rescorer | None = None
-    if rescore:
-        learned = rescore_out_of_fold(raw, dataset, folds, one_class)
-        again = tune(learned.raw, dataset, folds, one_class, search=search, without=learned.without)
-        scores = replace(
-            scores,
-            rescored=RescoredScores(
-                nested=scored(learned.raw, again.of_images()),
-                optimistic=scored(learned.raw, dict.fromkeys(raw, again.settings)),
-                tuned=again,
-            ),
-        )
-        rescorer = replace(learned.rescorer, settings=again.settings)
-    _write(run, found, rescorer if scores.rescoring_helps else None)
-    return scores
 
 
-def _write(run: Run, found: Tuned, rescorer: Rescorer | None) -> None:
-    """Write the settings beside the run and into its model files, which know of no rescoring."""
-    write_json(run.folder / "settle.json", dump_settings(found.settings))
-    if rescorer is not None:
-        rescorer.save(run.rescorer_path)
+def write_settings(run: Run, decision: Decision) -> None:
+    """Write ``settle.json`` beside a run and its settings into its model files.
+
+    What learned to rescore, if that helps, goes into ``rescore.json``; else none is left there. The
+    model files know nothing of it.
+    """
+    tuned = decision.tuned
+    write_json(run.folder / "settle.json", dump_settings(tuned.settings))
+    if decision.rescored is not None and decision.rescoring_helps:
+        decision.rescored.rescorer.save(run.rescorer_path)
     else:
         run.rescorer_path.unlink(missing_ok=True)
     for fold in [*range(run.config.folds), None]:
@@ -144,8 +69,8 @@ def _write(run: Run, found: Tuned, rescorer: Rescorer | None) -> None:
         if path.exists():
             model = load_model(path)
             # A fold's model is scored with what was tuned without its images.
-            honest = {} if found.dealt else found.nested
-            settings = found.settings if fold is None else honest.get(fold, found.settings)
+            honest = {} if tuned.dealt else tuned.nested
+            settings = tuned.settings if fold is None else honest.get(fold, tuned.settings)
             model.info = model.info.model_copy(update={"settle": dump_settings(settings)})
             model.save(path)
 
@@ -157,10 +82,7 @@ def settled_out_of_fold(folder: str | Path) -> dict[str, Instances]:
         SomasegError: no such run, or no fold of it is finished.
     """
     run = Run.open(folder)
-    dataset = run.dataset()
-    raw, one_class = run.raw_predictions(), has_one_class(dataset)
-    found = tune(raw, dataset.subset(list(raw)), run.folds(dataset), one_class)
-    return settle_all(raw, found.of_images(), one_class)
+    return decide_run(run, run.dataset()).found
 
 
 def draw_curves(path: str | Path, tuned: Tuned) -> None:
