@@ -177,3 +177,12 @@ def test_without_xgboost_it_says_how_to_install_it(material, tmp_path, monkeypat
         rescore_out_of_fold(*material, one_class=True)
     with pytest.raises(SomasegError, match=r"rescore\.json: needs XGBoost"):
         Rescorer.load(tmp_path / "rescore.json")
+
+
+def test_every_class_that_is_annotated_has_its_median_area(material):
+    raw, dataset, folds = material
+    learned = rescore_out_of_fold(raw, dataset, folds, one_class=True).rescorer
+    areas = {kind: [] for kind in KINDS}
+    for sample in dataset:
+        areas[sample.image_class].extend(sample.annotated().areas)
+    assert learned.medians == {kind: float(np.median(each)) for kind, each in areas.items()}

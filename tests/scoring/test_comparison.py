@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from somaseg.data.types import Dataset, Sample
@@ -117,3 +118,18 @@ def test_no_truth_in_any_image_says_so():
     assert result.coco is None
     assert "no truth in any image: COCO AP is undefined" in result.notes
     assert result.competition.map == 0
+
+
+def test_a_class_is_its_images_and_one_without_any_is_left_out():
+    names = ("a", "b", "c")
+    square = np.ones((1, 4, 4), bool)
+    samples = tuple(
+        Sample(f"{k}", (4, 4), None, Instances.from_masks(square, names=names), label)
+        for k, label in enumerate("aca")
+    )
+    truth = Dataset(samples, names, "truth")
+    groups = compare(truth, {s.id: s.instances for s in samples}).groups
+    assert {name: [image.id for image in images] for name, images in groups.items()} == {
+        "a": ["0", "2"],
+        "c": ["1"],
+    }

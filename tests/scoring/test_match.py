@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
-from somaseg.scoring.match import THRESHOLDS, Overlaps
+from somaseg.scoring.match import THRESHOLDS, Counts, Overlaps
 from tests.scoring import oracle
 from tests.scoring.strategies import instances, pairs_of_stacks, rectangle, stack
 
@@ -162,3 +162,11 @@ def test_unknown_matching_is_refused():
     overlaps = Overlaps.between(instances([]), instances([]))
     with pytest.raises(SomasegError, match="use 'maximum' or 'kaggle'"):
         overlaps.counts(THRESHOLDS, "best")
+
+
+def test_counts_of_images_add_up():
+    one, other = (Counts(*np.arange(3 * k, 3 * k + 6).reshape(3, 2)) for k in (1, 4))
+    both = one + other
+    assert both.hits.tolist() == [15, 17]
+    assert both.false_positives.tolist() == [19, 21]
+    assert both.false_negatives.tolist() == [23, 25]

@@ -1,9 +1,11 @@
 """Which instances of several members are one cell: greedy clusters, and suppression by decay.
 
 All go through the instances from the best to the worst. Those that compare an instance with other
-instances work on sparse pairs, so they serve boxes and masks alike; those that compare it with a
-mean that moves keep the means themselves.
+instances work on sparse pairs; what compares it with a mean that moves keeps the means itself. Time
+grows with the number of instances that overlap, whatever the size of the image.
 """
+
+import heapq
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,13 @@ HALF = 127.5  # means from here on round to a pixel that is inside of a soft mas
 @njit(cache=True, nogil=True)
 def _neighbours(n, i, j, iou):  # type: ignore[no-untyped-def]
     """Partners of each row and the IoU with them: those of row r at starts[r] … starts[r + 1]."""
-    starts = np.zeros(n + 1, np.int64)
+    counts = np.zeros(n, np.int64)
     for k in range(i.size):
-        starts[i[k] + 1] += 1
-        starts[j[k] + 1] += 1
-    for r in range(n):
-        starts[r + 1] += starts[r]
-    place = starts[:n].copy()
+        counts[i[k]] += 1
+        counts[j[k]] += 1
+    starts = np.zeros(n + 1, np.int64)
+    starts[1:] = np.cumsum(counts)
+    place = starts[:-1].copy()
     partners = np.empty(2 * i.size, np.int64)
     values = np.empty(2 * i.size, np.float64)
     for k in range(i.size):
@@ -44,20 +46,21 @@ def _neighbours(n, i, j, iou):  # type: ignore[no-untyped-def]
 def _decay(scores, i, j, iou, threshold, sigma, floor):  # type: ignore[no-untyped-def]
     n = scores.size
     starts, partners, values = _neighbours(n, i, j, iou)
-    left = np.arange(n)  # rows not picked yet, in no order
+    # The best comes first; scores only sink, so one that has sunk since is put back where it
+    # belongs when it comes up. Of equal scores the first row comes first.
+    queue = [(-scores[row], row) for row in range(n)]
+    heapq.heapify(queue)
     there = np.ones(n, np.bool_)
     picked = np.empty(n, np.int64)
     count = 0
-    while count < n:
-        best = 0
-        for k in range(1, n - count):
-            s, top = scores[left[k]], scores[left[best]]
-            if s > top or (s == top and left[k] < left[best]):
-                best = k
-        row = left[best]
+    while len(queue) > 0:
+        least, row = queue[0]
+        if -least > scores[row]:
+            heapq.heapreplace(queue, (-scores[row], row))
+            continue
         if scores[row] <= floor:
             break  # as are all that are left
-        left[best] = left[n - count - 1]
+        heapq.heappop(queue)
         there[row] = False
         picked[count] = row
         count += 1
@@ -97,40 +100,37 @@ def _join_heads(order, i, j, iou, threshold):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _join_mean_boxes(order, boxes, weights, labels, threshold):  # type: ignore[no-untyped-def]
-    n = order.size
-    clusters = np.full(n, -1, np.int64)
-    means = np.empty((n, 4), np.float64)
-    sums = np.zeros((n, 4), np.float64)
-    totals = np.zeros(n, np.float64)
-    kinds = np.empty(n, np.int64)
-    count = 0
-    for row in order:
-        x0, y0, x1, y1 = boxes[row]
-        area = (x1 - x0) * (y1 - y0)
-        best, top = -1, threshold
-        for c in range(count):
-            width = min(x1, means[c, 2]) - max(x0, means[c, 0])
-            height = min(y1, means[c, 3]) - max(y0, means[c, 1])
-            if width <= 0 or height <= 0 or kinds[c] != labels[row]:
-                continue
-            shared = width * height
-            other = (means[c, 2] - means[c, 0]) * (means[c, 3] - means[c, 1])
-            iou = shared / (area + other - shared)
-            if iou > top:
-                best, top = c, iou
-        if best < 0:
-            best = count
-            kinds[best] = labels[row]
-            means[best] = boxes[row]
-            count += 1
-        clusters[row] = best
-        totals[best] += weights[row]
-        for k in range(4):
-            sums[best, k] += weights[row] * boxes[row, k]
-            if totals[best] > 0:
-                means[best, k] = sums[best, k] / totals[best]
-    return clusters
+def _grown(array):  # type: ignore[no-untyped-def]
+    """A copy with room for twice as much."""
+    larger = np.empty(GROWTH * array.size, array.dtype)
+    larger[: array.size] = array
+    return larger
+
+
+@njit(cache=True, nogil=True)
+def _mean_iou(box, crop, area, cut, frame, store, mean_area, inside, least):  # type: ignore[no-untyped-def]
+    """IoU of a mask with the mean of a cluster; 0 if it cannot reach ``least``."""
+    x0, y0, x1, y1 = box
+    left, right = max(x0, frame[0]), min(x1, frame[2])
+    upper, lower = max(y0, frame[1]), min(y1, frame[3])
+    if left >= right or upper >= lower:
+        return 0.0
+    most = min(min(area, mean_area), np.int64(right - left) * (lower - upper))
+    if most == 0 or most / (area + mean_area - most) < least:
+        return 0.0  # not even if all of it were shared
+    width, frame_width = np.int64(x1 - x0), np.int64(frame[2] - frame[0])
+    p = (upper - y0) * width + (left - x0)
+    q = (upper - frame[1]) * frame_width + (left - frame[0])
+    shared = np.int64(0)
+    for _ in range(lower - upper):
+        mine, mean = crop[p : p + right - left], store[q : q + right - left]
+        in_row = np.int32(0)
+        for k in range(mine.size):
+            in_row = np.int32(in_row + ((mine[k] >= cut) & (mean[k] >= inside)))
+        shared += np.int64(in_row)
+        p += width
+        q += frame_width
+    return shared / (area + mean_area - shared)
 
 
 @njit(cache=True, nogil=True)
@@ -147,6 +147,17 @@ def _join_mean_masks(order, boxes, pixels, offsets, cut, weights, labels, thresh
     areas = np.zeros(n, np.int64)
     kinds = np.empty(n, np.int64)
     count = 0
+    # The image is laid out in squares; each has a list of the clusters whose box reaches into it,
+    # so that a row meets those near it alone: entry e of a list is cluster ``listed[e]``, and the
+    # next one is ``following[e]``.
+    across, down = boxes[:, 2].max() if n else 1, boxes[:, 3].max() if n else 1
+    side = np.int64(max(8.0, np.ceil(np.sqrt(pixels.size / max(n, 1)))))
+    side = max(side, np.int64(np.ceil(np.sqrt(np.int64(across) * down / (4 * n + 1024)))))
+    columns = across // side + 1
+    first = np.full(columns * (down // side + 1), -1, np.int64)
+    listed, following = np.empty(4 * n + 16, np.int64), np.empty(4 * n + 16, np.int64)
+    entries = np.int64(0)
+    met = np.full(n, -1, np.int64)  # last row that each cluster was held against
     for row in order:
         x0, y0, x1, y1 = boxes[row]
         width = np.int64(x1 - x0)
@@ -155,32 +166,25 @@ def _join_mean_masks(order, boxes, pixels, offsets, cut, weights, labels, thresh
         for k in range(crop.size):
             area += crop[k] >= cut
         best, top = -1, threshold
-        for c in range(count):
-            left, right = max(x0, frames[c, 0]), min(x1, frames[c, 2])
-            upper, lower = max(y0, frames[c, 1]), min(y1, frames[c, 3])
-            if left >= right or upper >= lower:
-                continue
-            if kinds[c] >= 0 and labels[row] >= 0 and kinds[c] != labels[row]:
-                continue
-            most = min(min(area, areas[c]), np.int64(right - left) * (lower - upper))
-            if most == 0 or most / (area + areas[c] - most) <= top:
-                continue  # not even if all of it were shared
-            frame_width = np.int64(frames[c, 2] - frames[c, 0])
-            p = (upper - y0) * width + (left - x0)
-            q = begins[c] + (upper - frames[c, 1]) * frame_width + (left - frames[c, 0])
-            inside = np.float32(HALF) * totals[c]
-            shared = np.int64(0)
-            for _ in range(lower - upper):
-                mine, mean = crop[p : p + right - left], store[q : q + right - left]
-                in_row = np.int32(0)
-                for k in range(mine.size):
-                    in_row = np.int32(in_row + ((mine[k] >= cut) & (mean[k] >= inside)))
-                shared += np.int64(in_row)
-                p += width
-                q += frame_width
-            iou = shared / (area + areas[c] - shared)
-            if iou > top:
-                best, top = c, iou
+        for square in range((y0 // side) * columns, (y1 - 1) // side * columns + 1, columns):
+            for at in range(square + x0 // side, square + (x1 - 1) // side + 1):
+                e = first[at]
+                while e >= 0:
+                    c = listed[e]
+                    e = following[e]
+                    if met[c] == row:
+                        continue
+                    met[c] = row
+                    if kinds[c] >= 0 and labels[row] >= 0 and kinds[c] != labels[row]:
+                        continue
+                    inside = np.float32(HALF) * totals[c]
+                    mean = store[begins[c] :]
+                    iou = _mean_iou(
+                        boxes[row], crop, area, cut, frames[c], mean, areas[c], inside, top
+                    )
+                    # Of two that are as close the one opened first, in whatever order they come.
+                    if iou > top or (best >= 0 and iou == top and c < best):
+                        best, top = c, iou
         fresh = best < 0
         if fresh:
             best = count
@@ -191,6 +195,7 @@ def _join_mean_masks(order, boxes, pixels, offsets, cut, weights, labels, thresh
         frame = frames[best]
         outgrown = x0 < frame[0] or y0 < frame[1] or x1 > frame[2] or y1 > frame[3]
         if fresh or outgrown:
+            old = frame.copy()
             u0, v0 = min(x0, frame[0]), min(y0, frame[1])
             u1, v1 = max(x1, frame[2]), max(y1, frame[3])
             size = np.int64(u1 - u0) * (v1 - v0)
@@ -209,6 +214,18 @@ def _join_mean_masks(order, boxes, pixels, offsets, cut, weights, labels, thresh
             frame[0], frame[1], frame[2], frame[3] = u0, v0, u1, v1
             begins[best] = used
             used += size
+            for v in range(v0 // side, (v1 - 1) // side + 1):
+                for u in range(u0 // side, (u1 - 1) // side + 1):
+                    if not fresh and (
+                        old[0] // side <= u <= (old[2] - 1) // side
+                        and old[1] // side <= v <= (old[3] - 1) // side
+                    ):
+                        continue  # it is in that list already
+                    if entries == listed.size:
+                        listed, following = _grown(listed), _grown(following)
+                    listed[entries], following[entries] = best, first[v * columns + u]
+                    first[v * columns + u] = entries
+                    entries += 1
         frame_width = np.int64(frame[2] - frame[0])
         weight = np.float32(weights[row])
         p = np.int64(0)
@@ -285,30 +302,6 @@ def join_heads(order: Ints, pairs: Pairs, threshold: float) -> tuple[Ints, Float
         solid(i, np.int32),
         solid(j, np.int32),
         solid(iou, np.float64),
-        float(threshold),
-    )
-
-
-def join_mean_boxes(
-    order: Ints, boxes: Floats, weights: Floats, labels: Ints, threshold: float
-) -> Ints:
-    """Cluster as WBF does: each row joins the cluster whose mean box it overlaps best.
-
-    Args:
-        order: int64 (n,), the rows, the best first.
-        boxes: float64 (n, 4), x0 y0 x1 y1.
-        weights: float64 (n,), of each box in the mean.
-        labels: int64 (n,); only equal ones meet.
-        threshold: a row joins if its IoU with the mean of those before it is above it.
-
-    Returns:
-        Cluster of each row int64 (n,), numbered as they are opened.
-    """
-    return _join_mean_boxes(
-        solid(order, np.int64),
-        solid(boxes, np.float64),
-        solid(weights, np.float64),
-        solid(labels, np.int64),
         float(threshold),
     )
 

@@ -1,6 +1,6 @@
 """Fusion of the masks of several members: what box fusion is for boxes, by mask IoU.
 
-No library has it. Suppression keeps the best of each cell's masks. Fusion makes the clusters of NMW
+Suppression keeps the best of each cell's masks. Fusion makes the clusters of NMW
 or WBF by the IoU of masks instead of boxes, and gives each the mean of its soft masks with the
 weights of the box method, laid on the union of their boxes. The result is soft, scored and raw as
 one member's predictions are, so it settles and tunes like them.
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.decide.boxes import NO_SCORE, checked_weights, fused_scores, heads_of, presence
 from somaseg.decide.cluster import Floats, Pairs, decay, join_heads, join_mean_masks
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -25,6 +24,8 @@ from somaseg.masks.resolve import nms_from_pairs
 
 Method = Literal["nms", "soft-nms", "nmw", "wbf", "average"]
 METHODS: tuple[Method, ...] = get_args(Method)
+NO_SCORE = 1e-9
+"""Counts for a score of 0 where scores weigh a mean: nothing beside others, all among its like."""
 
 
 class Fusion(BaseModel):
@@ -57,7 +58,7 @@ class Fusion(BaseModel):
     floor: float = Field(0.001, ge=0, description="soft-NMS: lower scores are dropped")
 
 
-class _Joined(NamedTuple):
+class _Pool(NamedTuple):
     """The instances of all members, one after the other."""
 
     instances: Instances  # soft
@@ -89,33 +90,31 @@ def fuse(
         ValueError: no member, or weights that are not one positive number for each.
     """
     fusion = fusion or Fusion()
-    joined = _join(members, weights)
-    if not len(joined.instances):
-        return joined.instances
+    pool = _pooled(members, weights)
+    if not len(pool.instances):
+        return pool.instances
     if fusion.method in ("nms", "soft-nms"):
-        return _suppressed(joined, fusion)
+        return _suppressed(pool, fusion)
     if fusion.method == "nmw":
-        clusters, closeness = join_heads(joined.order, _pairs(joined, fusion), fusion.iou)
-        pulls = np.maximum(joined.scaled, NO_SCORE) * closeness
-        scores = joined.scaled[heads_of(joined.order, clusters)]
-        return _merged(joined, fusion, clusters, pulls, scores)
-    relative = (joined.weights / joined.weights.max())[joined.member]
-    pulls = relative if fusion.method == "average" else np.maximum(joined.scaled, NO_SCORE)
+        clusters, closeness = join_heads(pool.order, _pairs(pool, fusion), fusion.iou)
+        pulls = np.maximum(pool.scaled, NO_SCORE) * closeness
+        scores = pool.scaled[_heads(pool.order, clusters)]
+        return _merged(pool, fusion, clusters, pulls, scores)
+    relative = (pool.weights / pool.weights.max())[pool.member]
+    pulls = relative if fusion.method == "average" else np.maximum(pool.scaled, NO_SCORE)
     clusters = join_mean_masks(
-        joined.order,
-        joined.instances.flat,
-        joined.instances.cut,
+        pool.order,
+        pool.instances.flat,
+        pool.instances.cut,
         pulls,
-        joined.instances.classes.astype(np.int64)
-        if fusion.within_class
-        else np.full(len(pulls), -1),
+        pool.instances.classes.astype(np.int64) if fusion.within_class else np.full(len(pulls), -1),
         fusion.iou,
     )
-    raised = joined.scaled * joined.weights.max()
-    scores = fused_scores(raised, clusters, joined.member, joined.weights)
+    n = np.bincount(clusters).astype(np.float64)
+    mean = np.bincount(clusters, pool.scaled * pool.weights.max()) / n
+    scores = mean * np.minimum(n, len(pool.weights)) / pool.weights.sum()
     # Two masks of a member of great weight in one cluster count more than once.
-    scores = np.minimum(scores, 1)
-    return _merged(joined, fusion, clusters, pulls, scores)
+    return _merged(pool, fusion, clusters, pulls, np.minimum(scores, 1))
 
 
 def fuse_images(
@@ -156,14 +155,30 @@ def common_images(members: Sequence[Mapping[str, Instances]]) -> list[str]:
     return [name for name in members[0] if all(name in other for other in members[1:])]
 
 
-def _join(members: Sequence[Instances], weights: Sequence[float] | None) -> _Joined:
+def _pooled(members: Sequence[Instances], weights: Sequence[float] | None) -> _Pool:
     if not members:
         raise ValueError("no member to fuse")
     of_members = checked_weights(weights, len(members))
     instances = Instances.concat([_softened(one) for one in members])
     member = np.repeat(np.arange(len(members)), [len(one) for one in members])
     scaled = instances.scores * (of_members / of_members.max())[member]
-    return _Joined(instances, member, of_members, scaled, np.argsort(-scaled, kind="stable"))
+    return _Pool(instances, member, of_members, scaled, np.argsort(-scaled, kind="stable"))
+
+
+def checked_weights(weights: Sequence[float] | None, members: int) -> Floats:
+    """Weights float64 (m,) of the members; 1 each by default.
+
+    Raises:
+        ValueError: not one positive number for each.
+    """
+    if weights is None:
+        return np.ones(members)
+    array = np.asarray(weights, np.float64)
+    if array.shape != (members,):
+        raise ValueError(f"{array.size} weights for {members} members; give one for each")
+    if not (np.isfinite(array) & (array > 0)).all():
+        raise ValueError(f"weights {', '.join(f'{w:g}' for w in array)}: give numbers above 0")
+    return array
 
 
 def _softened(instances: Instances) -> Instances:
@@ -173,60 +188,67 @@ def _softened(instances: Instances) -> Instances:
     return instances.replace(pixels=instances.pixels * np.uint8(255), soft=True)
 
 
-def _pairs(joined: _Joined, fusion: Fusion) -> Pairs:
+def _pairs(pool: _Pool, fusion: Fusion) -> Pairs:
     """Pairs of masks that may be one cell."""
-    i, j, iou = iou_pairs(joined.instances)
+    i, j, iou = iou_pairs(pool.instances)
     if not fusion.within_class:
         return i, j, iou
-    one, two = joined.instances.classes[i], joined.instances.classes[j]
+    one, two = pool.instances.classes[i], pool.instances.classes[j]
     meet = (one == two) | (one < 0) | (two < 0)
     return i[meet], j[meet], iou[meet]
 
 
-def _suppressed(joined: _Joined, fusion: Fusion) -> Instances:
-    pairs, scores = _pairs(joined, fusion), joined.scaled
+def _suppressed(pool: _Pool, fusion: Fusion) -> Instances:
+    pairs, scores = _pairs(pool, fusion), pool.scaled
     if fusion.method == "nms":
-        kept = nms_from_pairs(joined.order, *pairs, fusion.iou)
-        rows = joined.order[kept[joined.order]]
+        kept = nms_from_pairs(pool.order, *pairs, fusion.iou)
+        rows = pool.order[kept[pool.order]]
     else:
         picked, scores = decay(scores, pairs, fusion.iou, fusion.sigma, fusion.floor, fusion.linear)
         rows = picked[np.argsort(-scores[picked], kind="stable")]
-    return joined.instances[rows].with_scores(scores[rows])
+    return pool.instances[rows].with_scores(scores[rows])
 
 
 def _merged(
-    joined: _Joined, fusion: Fusion, clusters: Ints, pulls: Floats, scores: Floats
+    pool: _Pool, fusion: Fusion, clusters: Ints, pulls: Floats, scores: Floats
 ) -> Instances:
     """One instance a cluster: mean mask with the weights ``pulls``, voted class."""
     totals = np.bincount(clusters, pulls)
     if fusion.absent == "zero":
         # As if each absent member had a mask of zeros that pulls as the present ones do.
-        present = presence(clusters, joined.member, len(joined.weights)) @ joined.weights
-        totals = totals * joined.weights.sum() / present
-    flat = weighted_means(*joined.instances.flat, clusters, pulls, totals)
+        there = np.zeros((len(totals), len(pool.weights)), bool)
+        there[clusters, pool.member] = True
+        present = there @ pool.weights
+        totals = totals * pool.weights.sum() / present
+    flat = weighted_means(*pool.instances.flat, clusters, pulls, totals)
     order = np.argsort(-scores, kind="stable")
     fused = Instances.from_flat(
-        joined.instances.size,
+        pool.instances.size,
         flat,
         scores,
-        _voted(joined, clusters),
-        joined.instances.names,
+        _voted(pool, clusters),
+        pool.instances.names,
         soft=True,
     )
     return fused[order].tightened()[0]
 
 
-def _voted(joined: _Joined, clusters: Ints) -> npt.NDArray[np.int16]:
+def _heads(order: Ints, clusters: Ints) -> Ints:
+    """Row int64 (g,) that each cluster was opened with."""
+    return order[np.unique(clusters[order], return_index=True)[1]]
+
+
+def _voted(pool: _Pool, clusters: Ints) -> npt.NDArray[np.int16]:
     """Class with most of the scores of each cluster, int16 (g,); unknown ones do not vote."""
-    classes, names = joined.instances.classes.astype(np.int64), joined.instances.names
-    best = classes[heads_of(joined.order, clusters)]
+    classes, names = pool.instances.classes.astype(np.int64), pool.instances.names
+    best = classes[_heads(pool.order, clusters)]
     if not names:
         return best.astype(np.int16)
     voting = classes >= 0
     ballots = clusters[voting] * len(names) + classes[voting]
     votes = np.bincount(
         ballots,
-        np.maximum(joined.scaled[voting], NO_SCORE),
+        np.maximum(pool.scaled[voting], NO_SCORE),
         minlength=len(best) * len(names),
     ).reshape(-1, len(names))
     elected = np.where(votes.any(1), votes.argmax(1), -1)

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.decide.boxes import checked_weights
+from somaseg.decide.fuse import checked_weights
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.paste import fuse as weighted_means
