@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from somaseg.cli.models import models
 from somaseg.models import catalogue
-from somaseg.models.registry import FAMILIES, preset_names
+from somaseg.models.registry import families, preset_names
 from tests.models.test_catalogue import ONE
 
 app = typer.Typer()
@@ -32,7 +32,7 @@ def measured(tmp_path, monkeypatch):
 def test_table(measured):
     lines = {words[0]: line for line in run().splitlines() if (words := line.split())}
     assert set(preset_names()) <= set(lines)
-    assert set(FAMILIES) <= set(lines)
+    assert set(families()) <= set(lines)
     assert "12.3 M" in lines["flow_lite"]
     assert "3.0 GiB" in lines["flow_lite"]
     assert "not measured" in lines["pixel_forest"]
@@ -40,7 +40,7 @@ def test_table(measured):
 
 def test_json(measured):
     listed = json.loads(run("--json"))
-    assert set(listed["families"]) == set(FAMILIES)
+    assert set(listed["families"]) == set(families())
     by_name = {preset["name"]: preset for preset in listed["presets"]}
     assert by_name["flow_lite"]["measured"] == ONE.model_dump()
     assert by_name["pixel_forest"]["measured"] is None
@@ -84,3 +84,14 @@ def test_a_card_of_what_is_not_there():
 def test_names_are_whole_in_a_narrow_terminal():
     shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, catch_exceptions=False).stdout
     assert set(preset_names()) <= set(shown.split())
+
+
+def test_the_table_needs_no_network():
+    code = (
+        "import sys\nfrom somaseg.cli.models import models\nmodels()\n"
+        "heavy = [m for m in ('torch', 'numba', 'cv2', 'scipy') if m in sys.modules]\n"
+        "print(heavy, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "flow_lite" in done.stdout
+    assert done.stderr.strip() == "[]"

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from somaseg.errors import SomasegError
 from somaseg.models import catalogue
 from somaseg.models.catalogue import Measured, describe_preset, list_families, list_presets
-from somaseg.models.registry import FAMILIES, load_preset, parse_config, preset_names
+from somaseg.models.registry import families, load_preset, parse_config, preset_names
 from somaseg.models.training.settings import TrainSettings
 
 ONE = Measured(
@@ -56,11 +56,11 @@ def test_unknown_preset_is_told():
 
 
 def test_every_preset_is_of_a_family_and_says_what_it_is_for():
-    assert set(list_families()) == set(FAMILIES)
+    assert set(list_families()) == set(families())
     assert all(about.endswith(".") for about in list_families().values())
     found = list_presets()
     assert {preset.name for preset in found} == set(preset_names())
-    assert all(preset.about and preset.family in FAMILIES for preset in found)
+    assert all(preset.about and preset.family in families() for preset in found)
 
 
 def test_what_was_measured_is_told(tmp_path, monkeypatch):

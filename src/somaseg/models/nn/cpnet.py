@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (32, 64, 128, 256)
-"""Channels of Cellpose's levels, fine to coarse."""
+from somaseg.models.config import WIDTHS
+
 IN_CHANNELS = 2
 """The cells' channel and, in stains that have one, the nuclei's."""
 FIELDS = 3

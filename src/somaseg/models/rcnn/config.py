@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from somaseg.models.config import ModelConfig
-from somaseg.models.nn.encoders import BUNDLED
+from somaseg.models.config import BUNDLED, ModelConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -4,8 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from somaseg.models.config import ModelConfig
-from somaseg.models.nn.encoders import BUNDLED
+from somaseg.models.config import BUNDLED, ModelConfig
 
 
 class SemanticConfig(ModelConfig):

@@ -5,8 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
+from somaseg.models.config import BUNDLED
 from somaseg.models.nn.attention_unet import AttentionUNet
-from somaseg.models.nn.encoders import BUNDLED, Encoder, fill, load_pretrained, read_weights
+from somaseg.models.nn.encoders import Encoder, fill, load_pretrained, read_weights
 from somaseg.models.nn.unet import UNet
 from somaseg.models.semantic.config import SemanticConfig
 

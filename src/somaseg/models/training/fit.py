@@ -15,10 +15,7 @@ from somaseg.models.training.checkpoint import save_checkpoint, take_up
 from somaseg.models.training.clock import Clock
 from somaseg.models.training.logs import Loggers, Progress
 from somaseg.models.training.loop import CHECKPOINT, METRICS, MetricsFile, Trained, train_network
-from somaseg.models.training.settings import TrainSettings
-
-USED = {"steps", "seed", "log_every", "checkpoint_minutes"}
-"""Training settings that a fitted family has; the others are of gradient descent."""
+from somaseg.models.training.settings import USED, TrainSettings
 
 
 def train_model(

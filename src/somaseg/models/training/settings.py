@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.data.augment import AugmentSettings
+from somaseg.data.augment_settings import AugmentSettings
+
+USED = {"steps", "seed", "log_every", "checkpoint_minutes"}
+"""Training settings that a fitted family has; the others are of gradient descent."""
 
 
 class TrainSettings(BaseModel):
