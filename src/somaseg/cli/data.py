@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from somaseg.cli.options import AUTO, FormatOption
+from somaseg.cli.options import AUTO, FormatOption, SkipOption, load_sound
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 # What only reads says so when it is asked to write.
 OutputFormat = StrEnum(  # type: ignore[misc]
-    "OutputFormat", [name for name in format_names() if name != "images"]
+    "OutputFormat", [name for name in format_names() if name not in ("images", "cells")]
 )
 """How annotations may be written."""
 
@@ -153,16 +153,16 @@ def convert(
     format: FormatOption = AUTO,
     images: ImagesOption = None,
     no_images: NoImagesOption = False,
+    skip_faulty: SkipOption = False,
     order: Annotated[
         Order, typer.Option(help="For labels: which of overlapping cells has a shared pixel.")
     ] = Order.smallest_first,
     ending: Annotated[Ending, typer.Option(help="For labels: kind of file.")] = Ending.tif,
 ) -> None:
     """Write a data set in another format. Images are copied, never changed."""
-    from somaseg.data import load_dataset
     from somaseg.data.convert import write_dataset
 
-    dataset = load_dataset(data, format.value, images, need_images=not no_images)
+    dataset = load_sound(data, format.value, images, not no_images, skip_faulty)
     loss = write_dataset(out, dataset, to.value, order.value, f".{ending.value}")
     cells = sum(len(sample.instances or ()) for sample in dataset)
     typer.echo(f"{out}: {len(dataset)} images, {cells} cells, as {to.value}")
@@ -214,16 +214,16 @@ def clean_command(
     """Write a copy of a data set with mended annotations, and say what was changed.
 
     The copy is of the same format, so that `somaseg train DATA --train-on COPY` trains on it and
-    still scores against DATA. OUT/changes.csv lists every change; OUT/changes/ shows some.
+    still scores against DATA. Faulty rows and images are left out, and named. OUT/changes.csv
+    lists every change; OUT/changes/ shows some.
     """
-    from somaseg.data import load_dataset
     from somaseg.data.clean import CleanSettings, clean
     from somaseg.data.convert import write_dataset
     from somaseg.data.load import detect
     from somaseg.report.changes import draw_changes, write_changes
     from somaseg.runs.tuning import settled_out_of_fold
 
-    dataset = load_dataset(data, format.value, images)
+    dataset = load_sound(data, format.value, images, True, True)
     settings = CleanSettings(
         holes=holes,
         pieces=pieces,

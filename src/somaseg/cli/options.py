@@ -9,6 +9,7 @@ import typer
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
+    from somaseg.data.types import Dataset
     from somaseg.runs.run import DataConfig
 
 ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with label images."
@@ -18,6 +19,11 @@ AnnotatedArgument = Annotated[Path, typer.Argument(help=ANNOTATED, show_default=
 # Made of what is installed: formats of other packages stand in the help like ours.
 InputFormat = StrEnum("InputFormat", ["auto", *format_names()])  # type: ignore[misc]
 """How annotations may come."""
+
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-faulty", help="Leave faulty rows and images out, and name them."),
+]
 
 AUTO = InputFormat("auto")
 
@@ -63,3 +69,26 @@ def data_config(data: Path, format: str, images: Path | None) -> "DataConfig":
         format=str(format),
         images=str(images.resolve()) if images else None,
     )
+
+
+def load_sound(
+    data: Path, format: str, images: Path | None, need_images: bool, skip_faulty: bool
+) -> "Dataset":
+    """Load a data set; with ``skip_faulty`` name what is left out of it, on standard error.
+
+    Raises:
+        SomasegError: faults, unless they may be skipped; nothing sound is left.
+    """
+    from somaseg.data import read_dataset
+    from somaseg.errors import SomasegError
+
+    reading = read_dataset(data, format, images, need_images)
+    if not skip_faulty:
+        reading.faults.raise_errors()
+        return reading.dataset
+    dataset, errors = reading.sound(), reading.faults.errors
+    for fault in errors:
+        typer.echo(f"left out: {fault}", err=True)
+    if not len(dataset):
+        raise SomasegError(f"{data}: nothing sound in it; `somaseg data check` tells more")
+    return dataset

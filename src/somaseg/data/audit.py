@@ -80,6 +80,11 @@ def audit(
     if len(reading.dataset) and all(sample.instances is None for sample in reading.dataset):
         message = "images without any annotation: there is nothing to train on"
         found.append(Fault("no annotation", message, str(path)))
+    elif len(reading.dataset) and not (
+        reading.faults.errors or any(sample.instances for sample in reading.dataset)
+    ):
+        message = "no cell in any image: there is nothing to train on"
+        found.append(Fault("no cell", message, str(path)))
     rank = {kind: position for position, kind in enumerate(KINDS)}  # errors come first there
     found.sort(key=lambda fault: rank[fault.kind])  # stable: a kind's stay in the files' order
     return Audit(reading.dataset, tuple(found))

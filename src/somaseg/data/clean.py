@@ -7,7 +7,7 @@ such predictions, and only where these are sure of themselves.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from somaseg.data.types import Dataset, Sample
+from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.flat import Bools
@@ -104,11 +104,7 @@ def clean(
             )
         mended, made = clean_image(sample.id, sample.instances, settings, predicted)
         changes += made
-        samples.append(
-            Sample(
-                sample.id, sample.size, sample.image_path, mended, sample.image_class, sample.group
-            )
-        )
+        samples.append(replace(sample, instances=mended))
     return Dataset(tuple(samples), dataset.names, dataset.source, dataset.pixel_size), changes
 
 

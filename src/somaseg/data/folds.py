@@ -43,6 +43,12 @@ def make_folds(dataset: Dataset, k: int, seed: int = 0) -> dict[str, int]:
     units = _units(dataset)
     if k < 2:
         raise SomasegError(f"{k} folds; at least 2 are needed, one to train and one to score")
+    if len(units) < 2:
+        only = "1 group" if any(sample.group for sample in dataset) else f"{len(units)} images"
+        raise SomasegError(
+            f"{dataset.source}: {only} cannot fill {k} folds: nothing would be left to score on; "
+            "annotate another image or group, or cut an image into parts, each a file of its own"
+        )
     if len(units) < k:
         what = "groups" if any(sample.group for sample in dataset) else "images"
         raise SomasegError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from somaseg.data.faults import Faults
 from somaseg.data.formats.registry import OURS, Format, find_format, formats
-from somaseg.data.reading import Reading
+from somaseg.data.reading import Reading, refuse_shattered
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
 
@@ -83,6 +83,7 @@ def read_dataset(
     reading = kind.read(file, faults, folder, need_images, sizes)
     if not len(reading.dataset) and not faults.errors:
         raise SomasegError(f"{file}: no images in it; is it the right file?")
+    refuse_shattered(reading)
     return reading
 
 

@@ -1,19 +1,40 @@
 """What the readers have in common: their result, and the search for images."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from somaseg.data.faults import Faults
 from somaseg.data.images import Header, image_header, list_images
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
+from somaseg.files import file_name
+from somaseg.masks.parallel import map_images
+from somaseg.masks.pieces import count_pieces
 
 # Well and site as Incucyte exports name them: "shsy5y[diff]_E10-4_Vessel-714_Ph_3" (competition)
 # and "A172_Phase_C7_1_00d20h00m_4" (LIVECell): cell line, well, site in the well, …
 _WELL = re.compile(
     r"^(?P<line>.+?)(?:_Phase)?_(?P<well>[A-P]\d{1,2})[-_]\d+(?:_(?P<vessel>Vessel-\d+))?(?:_|$)"
+)
+
+
+# Astrocytes drawn by hand have masks in several pieces, but never most of an image's in so many.
+_PIECES = 3
+# Faults after which an image cannot be used, though something of it was read.
+_OF_IMAGES = (
+    "missing image",
+    "unreadable image",
+    "ambiguous image",
+    "shattered masks",
+    "binary mask",
+    "mixed classes",
+    "size mismatch",
 )
 
 
@@ -33,19 +54,48 @@ class Reading:
     files: dict[str, Path] = field(default_factory=dict)
     rows: dict[str, list[str]] = field(default_factory=dict)
 
+    def sound(self) -> Dataset:
+        """Return the data set without the images that are faulty as a whole.
+
+        Rows that could not be read are left out already; an image stays with the others of it.
+        """
+        spoilt = {fault.image for fault in self.faults.errors if fault.kind in _OF_IMAGES}
+        kept = tuple(sample for sample in self.dataset if sample.id not in spoilt)
+        return replace(self.dataset, samples=kept)
+
+
+def image_name(path: Path | str) -> str:
+    """Return what an image is called: its file's name without ending, ``.ome.tif`` as well.
+
+    In composed Unicode: some systems write ``ä`` as two characters, and the same name would not
+    be found again.
+    """
+    stem = unicodedata.normalize("NFC", Path(path).stem)
+    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+
+
+def path_parts(name: str) -> list[str]:
+    r"""Split a file name that may come from another system: ``C:\data\a.png`` or ``day1/a.png``."""
+    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
+    return [part for part in parts if part not in ("", ".", "..") and not _DRIVE.match(part)]
+
+
+_DRIVE = re.compile(r"[A-Za-z]:$")
+_RAW_ENDINGS = ("_img", "_image", "_raw")  # of images beside their masks: a_img.png, a_masks.png
+
 
 class ImageIndex:
     """Finds images by name in a few folders; the first folder that has one wins."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-        self._by_stem: list[dict[str, list[Path]]] = []
+        self._by_name: list[dict[str, list[Path]]] = []
         self._found: set[Path] = set()
         for folder in self.folders:
-            stems: dict[str, list[Path]] = {}
+            names: dict[str, list[Path]] = {}
             for path in list_images(folder):
-                stems.setdefault(path.stem, []).append(path)
-            self._by_stem.append(stems)
+                names.setdefault(image_name(path), []).append(path)
+            self._by_name.append(names)
 
     def find(self, name: str) -> Path | None:
         """Return the image called ``name``: a path in a folder, or a file name with no ending.
@@ -53,11 +103,16 @@ class ImageIndex:
         Raises:
             SomasegError: several files of one folder have that name and differ in their ending.
         """
-        for folder, stems in zip(self.folders, self._by_stem, strict=True):
-            # A file name written on another computer may carry folders that are not here.
-            last = name.replace("\\", "/").rsplit("/", 1)[-1]
-            exact = [path for path in (folder / name, folder / last) if path.is_file()]
-            found = exact[:1] or stems.get(last) or stems.get(Path(last).stem) or []
+        # A file name written on another computer may carry folders that are not here: the more
+        # of them that are, the better.
+        parts = path_parts(name) or [name]
+        tails = ["/".join(parts[k:]) for k in range(len(parts))]
+        last = parts[-1]
+        plain = (last, image_name(last), file_name(name))
+        for folder, names in zip(self.folders, self._by_name, strict=True):
+            found = [path for tail in (name, *tails) if _is_file(path := folder / tail)][:1]
+            for key in (*plain, *(image_name(last) + ending for ending in _RAW_ENDINGS)):
+                found = found or names.get(key, [])
             self._found.update(found)
             if len(found) > 1:
                 raise SomasegError(
@@ -73,9 +128,9 @@ class ImageIndex:
         folders = {path.parent for path in self._found}
         return [
             path
-            for folder, stems in zip(self.folders, self._by_stem, strict=True)
+            for folder, names in zip(self.folders, self._by_name, strict=True)
             if folder in folders
-            for paths in stems.values()
+            for paths in names.values()
             for path in paths
             if path not in self._found
         ]
@@ -154,7 +209,10 @@ def note_unannotated(index: ImageIndex, faults: Faults, but: Collection[Path] = 
         if path in but:
             continue
         faults.add(
-            "image without annotation", "not annotated: it is left out", path, image=path.stem
+            "image without annotation",
+            "not annotated: it is left out",
+            path,
+            image=image_name(path),
         )
 
 
@@ -186,3 +244,31 @@ def with_image_classes(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 def message_without(path: Path, error: SomasegError) -> str:
     """Return the message without the file's name in front, which a fault has in its own field."""
     return str(error).removeprefix(f"{path}: ")
+
+
+def refuse_shattered(reading: Reading) -> None:
+    """Note images most of whose masks lie in many pieces: they were not drawn like that."""
+
+    def pieces(sample: Sample) -> npt.NDArray[np.integer]:
+        cells = sample.instances
+        return count_pieces(*cells.flat) if cells is not None else np.zeros(0, np.int32)
+
+    known = {fault.image for fault in reading.faults if fault.kind == "binary mask"}
+    for sample, counts in zip(reading.dataset, map_images(pieces, reading.dataset), strict=True):
+        shattered = int(np.count_nonzero(counts > _PIECES))
+        if sample.id in known or shattered < 3 or 2 * shattered <= len(counts):
+            continue
+        message = (
+            f"{shattered} of {len(counts)} masks lie in more than {_PIECES} pieces (half of them "
+            f"in {int(np.median(counts))} or more): label images saved as JPEG or resized with "
+            "interpolation, or runs numbered down the columns; export them again without"
+        )
+        file = reading.files.get(sample.id, Path(reading.dataset.source))
+        reading.faults.add("shattered masks", message, file, image=sample.id)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False

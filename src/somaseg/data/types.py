@@ -29,6 +29,8 @@ class Sample:
         instances: annotated cells; none when the image is not annotated (empty: it has no cells).
         image_class: class of the whole image, when its cells are all of one kind.
         group: images that share it (same well, same plate) stay in one fold.
+        crowd: regions of cells that nobody told apart (COCO's ``iscrowd``): no instances, but COCO
+            AP counts nothing found there as wrong.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Sample:
     instances: Instances | None = None
     image_class: str | None = None
     group: str | None = None
+    crowd: Instances | None = None
 
     def __post_init__(self) -> None:
         if self.instances is not None and self.instances.size != self.size:

@@ -1,11 +1,12 @@
 """COCO's average precision of masks: predictions ranked by confidence. Not the competition's score.
 
-Lin et al. 2014 (arXiv:1405.0312), as pycocotools computes it (areas of all sizes, no crowds): in
+Lin et al. 2014 (arXiv:1405.0312), as pycocotools computes it (areas of all sizes): in
 each image predictions choose, in the order of falling confidence, the free truth they overlap best
 with IoU ≥ t (the competition wants *above* t); all images together give a curve of precision over
 recall, made monotone, read off at recall 0, 0.01, …, 1; the mean over these, over t = 0.50, 0.55,
 …, 0.95 and over classes is the AP. COCO stops at 100 detections an image. Here there is **no cap**:
-an image may hold 800 cells.
+an image may hold 800 cells. A prediction that hits no truth, but lies on a crowd region (shared
+pixels ≥ t of its own), counts neither way.
 """
 
 from collections.abc import Sequence
@@ -144,14 +145,15 @@ def _average_precision(
         return None
     percents = np.asarray(thresholds, np.int64)
     ranked = [np.argsort(-image.scores, kind="stable")[:max_detections] for image in images]
-    hits = np.concatenate(
-        [_hits(image, order, percents) for image, order in zip(images, ranked, strict=True)], axis=1
-    )
+    both = [_hits(image, order, percents) for image, order in zip(images, ranked, strict=True)]
+    hits = np.concatenate([hit for hit, _ in both], axis=1)
+    ignored = np.concatenate([on_crowd for _, on_crowd in both], axis=1)
     scores = np.concatenate([im.scores[order] for im, order in zip(images, ranked, strict=True)])
-    hits = hits[:, np.argsort(-scores, kind="stable")]
+    order = np.argsort(-scores, kind="stable")
+    hits, ignored = hits[:, order], ignored[:, order]
     true = np.cumsum(hits, axis=1).astype(np.float64)
     recall = true / n_truths
-    precision = true / np.arange(1, hits.shape[1] + 1)
+    precision = true / np.maximum(np.cumsum(hits | ~ignored, axis=1), 1)
     # The best precision at this recall or any higher one.
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     read = np.zeros((len(thresholds), len(RECALLS)))
@@ -165,17 +167,21 @@ def _average_precision(
 
 def _hits(
     image: Overlaps, order: npt.NDArray[np.int64], percents: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """Whether the predictions in this order hit a truth at each threshold, (T, len(order))."""
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Whether predictions in this order hit a truth, or lie on a crowd, (T, len(order)) each."""
     # Pairs sorted by prediction, so that the pairs of prediction j are start[j] .. start[j + 1].
     by_prediction = np.lexsort((image.truth, image.prediction))
     start = np.searchsorted(
         image.prediction[by_prediction], np.arange(len(image.prediction_areas) + 1)
     )
-    return _choose(
+    hits = _choose(
         *(order, start, image.truth[by_prediction], image.shared[by_prediction]),
         *(image.truth_areas, image.prediction_areas, percents),
     )
+    on_crowd = np.zeros(len(image.prediction_areas), np.int64)
+    np.maximum.at(on_crowd, image.crowd[:, 0], image.crowd[:, 1])
+    ignored = 100 * on_crowd[order] >= percents[:, None] * image.prediction_areas[order]
+    return hits, ignored & (on_crowd[order] > 0) & ~hits
 
 
 @njit(cache=True, nogil=True)

@@ -136,7 +136,7 @@ def compare(
             found = Instances.empty(sample.size, truth.names)
         try:
             result = Overlaps.between(
-                sample.annotated(), found, sample.id, sample.image_class, names
+                sample.annotated(), found, sample.id, sample.image_class, names, sample.crowd
             )
         except SomasegError as error:
             raise SomasegError(f"{source}: {error}") from error

@@ -12,7 +12,7 @@ that depends on no order. Pairs are taken by falling IoU first and only then rea
 pairs themselves are the natural ones too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ class Overlaps:
         scores: float32 (m,), the confidence of each prediction.
         truth, prediction, shared: int32, int32, int64 (k,): the pairs that share pixels, and how
             many they share.
+        crowd: int64 (c, 3), prediction, pixels shared, class: what lies on crowds, for COCO AP.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Overlaps:
     truth: npt.NDArray[np.int32]
     prediction: npt.NDArray[np.int32]
     shared: Ints
+    crowd: Ints = field(default_factory=lambda: np.zeros((0, 3), np.int64))
 
     @classmethod
     def between(
@@ -67,6 +69,7 @@ class Overlaps:
         id: str = "",
         image_class: str | None = None,
         names: tuple[str, ...] | None = None,
+        crowd: Instances | None = None,
     ) -> "Overlaps":
         """Overlaps of two lists of instances of the same image.
 
@@ -86,6 +89,9 @@ class Overlaps:
             names = joined_names(truth.names, prediction.names)
         truth, prediction = _hard(truth), _hard(prediction)
         i, j, shared = shared_pixels(truth, prediction)
+        crowd = Instances.empty(truth.size, names) if crowd is None else _hard(crowd)
+        region, on_it, pixels = shared_pixels(crowd, prediction)
+        ignored = np.stack([on_it, pixels, crowd.rename(names).classes[region]], axis=1)
         return cls(
             id=id,
             image_class=image_class,
@@ -97,6 +103,7 @@ class Overlaps:
             truth=i,
             prediction=j,
             shared=shared,
+            crowd=ignored.astype(np.int64),
         )
 
     @property
@@ -113,6 +120,8 @@ class Overlaps:
         # Rows move up by the number of rows dropped before them.
         truth_row = (np.cumsum(truths) - 1).astype(np.int32)
         prediction_row = (np.cumsum(predictions) - 1).astype(np.int32)
+        crowd = self.crowd[predictions[self.crowd[:, 0]] & (self.crowd[:, 2] == index)]
+        crowd[:, 0] = prediction_row[crowd[:, 0]]
         return Overlaps(
             id=self.id,
             image_class=self.image_class,
@@ -124,6 +133,7 @@ class Overlaps:
             truth=truth_row[self.truth[pairs]],
             prediction=prediction_row[self.prediction[pairs]],
             shared=self.shared[pairs],
+            crowd=crowd,
         )
 
     def matches(self, thresholds: tuple[int, ...] = THRESHOLDS) -> npt.NDArray[np.int32]:

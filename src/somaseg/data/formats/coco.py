@@ -1,11 +1,11 @@
 """COCO annotations: polygons, compressed and plain run lengths; written as the latter.
 
-Crowd regions (``iscrowd`` 1 marks an area of cells nobody told apart) are not instances and are
-left out, with a warning. Beyond the standard, the keys ``class`` and ``group`` of an image are
-understood: we write them so that images without cells keep theirs.
+Crowd regions (``iscrowd`` 1 marks an area of cells nobody told apart) are not instances: they are
+kept apart, with a warning. A file in which every annotation is marked so (CVAT, pycococreator) is
+refused. Ids are compared by value: 7, 7.0 and "7" are one. Beyond the standard, the keys ``class``
+and ``group`` of an image are understood: we write them so that images without cells keep theirs.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from somaseg.data.faults import Faults
+from somaseg.data.formats.coco_entries import by_image, categories_of, images_of
 from somaseg.data.formats.registry import Format
 from somaseg.data.formats.segmentation import coco_masks, decode_segmentation
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
+    image_name,
     locate,
     note_unannotated,
+    path_parts,
     well_group,
     with_image_classes,
 )
@@ -27,6 +30,7 @@ from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.files import file_name, read_json, write_json
 from somaseg.instances import Instances
+from somaseg.masks.flat import Boxes, Pixels
 from somaseg.masks.resolve import OrderName
 
 _LISTS = ("images", "annotations", "categories")
@@ -59,42 +63,38 @@ def read_coco(
     """
     path = Path(path)
     content = _content(path)
-    classes = _categories(content["categories"], path)
+    classes = categories_of(content["categories"], path)
     names = tuple(classes.values())
     positions = {key: position for position, key in enumerate(classes)}
-    entries = _images(content["images"], path, faults)
-    annotations = _by_image(content["annotations"], entries, positions, path, faults)
+    entries = images_of(content["images"], path, faults)
+    annotations = by_image(content["annotations"], entries, positions, path, faults)
 
     index = ImageIndex([Path(images)] if images is not None else _image_folders(path))
     samples: list[Sample] = []
     rows: dict[str, list[str]] = {}
+    taken: dict[Path, str] = {}
     for key, (name, entry) in entries.items():
         size = _size(entry)
-        file_name = str(entry.get("file_name") or name)
-        image_path, size = locate(file_name, index, size, need_images, faults, path, name)
+        named = str(entry.get("file_name") or name)
+        image_path, size = locate(named, index, size, need_images, faults, path, name)
         if size is None:
             continue
-        boxes, crops, labels, kept = [], [], [], []
+        if image_path is not None and taken.setdefault(image_path, name) != name:
+            message = f"{image_path} is also image {taken[image_path]}; give each a file of its own"
+            faults.add("ambiguous image", message, path, image=name)
+            continue
+        decoded: dict[bool, list[_Decoded]] = {False: [], True: []}
         for annotation in annotations.get(key, ()):
-            row = f"annotation {annotation.get('id')}"
             found = decode_segmentation(
-                annotation.get("segmentation"), size, row, name, path, faults
+                annotation.content.get("segmentation"), size, annotation.row, name, path, faults
             )
             if found is not None:
-                boxes.append(found[0])
-                crops.append(found[1])
-                labels.append(positions[annotation["category_id"]])
-                kept.append(row)
-        instances = Instances.from_crops(
-            size,
-            np.array(boxes, np.int32).reshape(-1, 4),
-            crops,
-            classes=np.array(labels, np.int16),
-            names=names,
-        )
-        group = entry.get("group") or well_group(Path(file_name).stem)
+                decoded[annotation.crowd].append((*found, annotation.label, annotation.row))
+        instances, kept = _joined(decoded[False], size, names)
+        crowd = _joined(decoded[True], size, names)[0] if decoded[True] else None
+        group = entry.get("group") or well_group(image_name(path_parts(named)[-1]))
         image_class = entry.get("class") if entry.get("class") in names else None
-        samples.append(Sample(name, size, image_path, instances, image_class, group))
+        samples.append(Sample(name, size, image_path, instances, image_class, group, crowd))
         rows[name] = kept
     if need_images:
         note_unannotated(index, faults)
@@ -104,13 +104,13 @@ def read_coco(
 
 def coco_image_ids(path: str | Path) -> dict[str, int | str]:
     """Return the ``id`` in a COCO file of each image by our id (its file name without ending)."""
-    entries = _images(_content(Path(path))["images"], Path(path), Faults())
+    entries = images_of(_content(Path(path))["images"], Path(path), Faults())
     return {name: key for key, (name, _) in entries.items()}
 
 
 def coco_categories(path: str | Path) -> dict[int | str, str]:
     """Return the class name by ``category_id`` of a COCO file."""
-    return _categories(_content(Path(path))["categories"], Path(path))
+    return categories_of(_content(Path(path))["categories"], Path(path))
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -122,82 +122,21 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(entries: list[Any], path: Path) -> dict[int | str, str]:
-    """Class names by category id, in the file's order."""
-    classes: dict[int | str, str] = {}
-    for entry in entries:
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or "id" not in entry:
-            raise SomasegError(f"{path}: category {entry!r} needs an id and a name")
-        if entry["id"] in classes or name in classes.values():
-            raise SomasegError(f"{path}: category {entry['id']} {name!r} comes twice; remove one")
-        classes[entry["id"]] = name
-    return classes
+_Decoded = tuple[Boxes, Pixels, int, str]
 
 
-def _images(
-    entries: list[Any], path: Path, faults: Faults
-) -> dict[int | str, tuple[str, dict[str, Any]]]:
-    """Our id and the entry of each image by its COCO id."""
-    stems = Counter(
-        Path(str(entry.get("file_name") or entry.get("id"))).stem
-        for entry in entries
-        if isinstance(entry, dict)
+def _joined(
+    decoded: list[_Decoded], size: tuple[int, int], names: tuple[str, ...]
+) -> tuple[Instances, list[str]]:
+    """Instances of what was decoded of one image, and where each stands."""
+    instances = Instances.from_crops(
+        size,
+        np.array([box for box, *_ in decoded], np.int32).reshape(-1, 4),
+        [crop for _, crop, *_ in decoded],
+        classes=np.array([label for *_, label, _ in decoded], np.int16),
+        names=names,
     )
-    found: dict[int | str, tuple[str, dict[str, Any]]] = {}
-    names: set[str] = set()
-    for position, entry in enumerate(entries):
-        row = f"image {position + 1} (in order)"
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-            faults.add("bad row", "an image needs an id and a file_name", path, row)
-            continue
-        file = Path(str(entry.get("file_name") or entry["id"]))
-        # Files of one name in several folders: the folder then belongs to the name.
-        name = file.stem if stems[file.stem] == 1 else file.with_suffix("").as_posix()
-        if entry["id"] in found or name in names:
-            faults.add("bad row", f"image {name} (id {entry['id']}) comes twice", path, row, name)
-            continue
-        found[entry["id"]] = (name, entry)
-        names.add(name)
-    return found
-
-
-def _by_image(
-    annotations: list[Any],
-    entries: Mapping[int | str, tuple[str, dict[str, Any]]],
-    positions: Mapping[Any, int],
-    path: Path,
-    faults: Faults,
-) -> dict[int | str, list[dict[str, Any]]]:
-    found: dict[int | str, list[dict[str, Any]]] = {}
-    for position, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict):
-            faults.add(
-                "bad row", "not an annotation", path, f"annotation {position + 1} (in order)"
-            )
-            continue
-        row = f"annotation {annotation.get('id')}"
-        key = annotation.get("image_id")
-        if not isinstance(key, int | str) or key not in entries:
-            faults.add("bad row", f"its image_id {key!r} is none of the images", path, row)
-            continue
-        name = entries[key][0]
-        category = annotation.get("category_id")
-        if not isinstance(category, int | str) or category not in positions:
-            faults.add(
-                "unknown class",
-                f"category_id {category!r} is none of the categories",
-                path,
-                row,
-                name,
-            )
-        elif annotation.get("iscrowd"):
-            faults.add(
-                "crowd region", "iscrowd: cells not told apart; it is left out", path, row, name
-            )
-        else:
-            found.setdefault(key, []).append(annotation)
-    return found
+    return instances, [row for *_, row in decoded]
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -245,19 +184,21 @@ def write_annotations(path: str | Path, dataset: Dataset) -> None:
             raise SomasegError(
                 f"{path}: image {sample.id} has instances of no class, which COCO does not allow"
             )
-        for mask, area, label in zip(
-            coco_masks(instances), instances.areas.tolist(), instances.classes.tolist(), strict=True
-        ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": label + 1,
-                    **mask,
-                    "area": area,
-                    "iscrowd": 0,
-                }
-            )
+        of_image = [(instances, 0), *([(sample.crowd, 1)] if sample.crowd is not None else [])]
+        for cells, crowd in of_image:
+            for mask, area, label in zip(
+                coco_masks(cells), cells.areas.tolist(), cells.classes.tolist(), strict=True
+            ):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": label + 1,
+                        **mask,
+                        "area": area,
+                        "iscrowd": crowd,
+                    }
+                )
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(dataset.names)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_json(path, content, indent=None)
@@ -272,7 +213,9 @@ def _detect(path: Path) -> list[Path]:
         with file.open("rb") as opened:
             head = opened.read(1 << 16)
         keys = (b'"images"', b'"annotations"', b'"categories"')
-        if head.lstrip().startswith(b"{") and any(key in head for key in keys):
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and any(
+            key in head for key in keys
+        ):
             found.append(file)
     return found
 

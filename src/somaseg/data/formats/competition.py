@@ -49,6 +49,11 @@ def is_table(columns: list[str]) -> bool:
     return "id" in columns and any(column in columns for column in _RUN_COLUMNS)
 
 
+def is_dsb_table(columns: list[str]) -> bool:
+    """Whether a CSV header is that of DSB2018, which numbers pixels down the columns."""
+    return {"ImageId", "EncodedPixels"} <= set(columns)
+
+
 def read_competition(
     path: str | Path,
     faults: Faults,
@@ -99,6 +104,11 @@ def _read_rows(path: Path, faults: Faults) -> dict[str, _Image]:
     found: dict[str, _Image] = {}
     with open_csv(path) as reader:
         columns = list(reader.fieldnames or ())
+        if is_dsb_table(columns):
+            raise SomasegError(
+                f"{path}: the table of the Data Science Bowl 2018, whose runs go down the columns; "
+                "give the folder stage1_train, which holds the same masks as images"
+            )
         if not is_table(columns):
             raise SomasegError(
                 f"{path}: has the columns {', '.join(columns)[:200]}; expected id and annotation "
@@ -267,7 +277,7 @@ def _detect(path: Path) -> list[Path]:
             columns = csv_columns(file)
         except SomasegError:
             continue  # some other table, which is none of our business
-        if is_table(columns):
+        if is_table(columns) or is_dsb_table(columns):
             found.append(file)
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from somaseg.data.faults import Faults
 from somaseg.data.formats.registry import Format
 from somaseg.data.images import is_image_path, list_images
-from somaseg.data.reading import Reading, checked_header, message_without, well_group
+from somaseg.data.reading import Reading, checked_header, image_name, message_without, well_group
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 
@@ -29,7 +29,7 @@ def read_images(
         raise SomasegError(f"{path}: neither annotations nor images (PNG, JPEG, TIFF) in it")
     samples: dict[str, Sample] = {}
     for file in paths:
-        name = file.stem
+        name = image_name(file)
         if name in samples:
             twin = samples[name].image_path
             message = f"{twin and twin.name} and {file.name} are both image {name}; rename one"

@@ -7,6 +7,7 @@ Tables beside them are optional: ``classes.csv`` (id, class, group) says of whic
 of an image are; ``instances.csv`` (id, label, class, score) says it for each cell.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from somaseg.data.faults import Faults
+from somaseg.data.formats.cells import masks_of_cells
 from somaseg.data.formats.label_files import Loss, measure_loss, write_labels
 from somaseg.data.formats.label_tables import (
     CLASSES_CSV,
@@ -29,6 +31,7 @@ from somaseg.data.images import list_images, read_labels
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
+    image_name,
     locate,
     message_without,
     note_unannotated,
@@ -46,7 +49,10 @@ from somaseg.masks.pieces import count_pieces
 from somaseg.masks.resolve import OrderName
 
 LABEL_FOLDERS = ("labels", "masks")
-LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
+# a_masks, a_cp_masks (Cellpose), a-labelled (Labkit, CellProfiler), a.labels, …
+_ENDING = re.compile(
+    r"(?P<name>.+?)[-_. ](?:cp_masks|masks?|labels?|labell?ed|seg|segmentation)$", re.IGNORECASE
+)
 # Where no image has more than one label, and that in so many pieces on average, the labels are
 # foreground masks. Broken annotations of a single cell have fewer.
 _BINARY_PIECES = 4
@@ -54,10 +60,14 @@ _BINARY_PIECES = 4
 
 def without_ending(stem: str) -> str:
     """Return the image's name of a label image's: ``a_masks`` belongs to ``a``."""
-    for ending in LABEL_ENDINGS:
-        if stem.endswith(ending) and stem != ending:
-            return stem.removesuffix(ending)
-    return stem
+    match = _ENDING.match(stem)
+    return match["name"] if match else stem
+
+
+def _image_of(file: Path) -> str:
+    """Return the id of the image that a label image belongs to."""
+    name = without_ending(image_name(file))
+    return name[:-4] if name.lower().endswith(".ome") else name
 
 
 def find_label_folder(root: Path) -> Path | None:
@@ -65,7 +75,7 @@ def find_label_folder(root: Path) -> Path | None:
     for name in LABEL_FOLDERS:
         if (root / name).is_dir():
             return root / name
-    if any(without_ending(path.stem) != path.stem for path in list_images(root)):
+    if any(_is_labelled(path) for path in list_images(root)):
         return root
     return None
 
@@ -95,10 +105,13 @@ def read_label_images(
         raise SomasegError(f"{path}: a file; give the folder of label images")
     folder = find_label_folder(root) or root
     label_paths = list_images(folder)
-    if any(without_ending(file.stem) != file.stem for file in label_paths):
-        label_paths = [file for file in label_paths if without_ending(file.stem) != file.stem]
+    if any(_is_labelled(file) for file in label_paths):
+        label_paths = [file for file in label_paths if _is_labelled(file)]
     if not label_paths:
-        raise SomasegError(f"{folder}: no label images (PNG or TIFF) in this folder")
+        raise SomasegError(
+            f"{folder}: no label images (PNG or TIFF) in this folder; masks of single cells are "
+            "read as IMAGE/images/*.png with IMAGE/masks/*.png (--format cells)"
+        )
     tables_at = folder.parent if folder.name in LABEL_FOLDERS else folder
     tables = read_tables(tables_at, faults)
     names = tables.names
@@ -107,14 +120,25 @@ def read_label_images(
     rows: dict[str, list[str]] = {}
     files: dict[str, Path] = {}
     for file, read in zip(label_paths, map_images(_read_file, label_paths), strict=True):
-        name = without_ending(file.stem)
+        name = _image_of(file)
         if name in files:
             message = f"{files[name].name} and {file.name} both label image {name}; remove one"
             faults.add("ambiguous image", message, file, image=name)
             continue
         files[name] = file
+        if file.suffix.lower() in (".jpg", ".jpeg"):
+            message = "a JPEG, which changes the numbers it holds; save label images as PNG or TIFF"
+            faults.add("shattered masks", message, file, image=name)
+            continue
         if isinstance(read, SomasegError):
-            faults.add("unreadable file", message_without(file, read), file, image=name)
+            message = message_without(file, read)
+            if message.startswith("a stack of"):
+                message = message.partition(";")[0] + (
+                    "; a label image is one page: if each page is one cell, number them: "
+                    "sum(i * (page > 0) for i, page in enumerate(tifffile.imread(path), 1)); if "
+                    "they are slices, save image and labels slice by slice"
+                )
+            faults.add("unreadable file", message, file, image=name)
             continue
         image_path, size = locate(name, index, read.size, need_images, faults, file, name)
         if size is None:
@@ -149,6 +173,10 @@ def _read_file(path: Path) -> _LabelFile | SomasegError:
         return error
     height, width = labels.shape
     return _LabelFile((height, width), *labels_to_crops(labels))
+
+
+def _is_labelled(file: Path) -> bool:
+    return without_ending(image_name(file)) != image_name(file)
 
 
 def _image_folders(root: Path, folder: Path, images: str | Path | None) -> list[Path]:
@@ -241,7 +269,9 @@ def write_label_folder(
 
 
 def _detect(path: Path) -> list[Path]:
-    return [path] if path.is_dir() and find_label_folder(path) is not None else []
+    if not path.is_dir() or find_label_folder(path) is None or masks_of_cells(path):
+        return []
+    return [path]
 
 
 def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> Loss:

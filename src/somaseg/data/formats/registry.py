@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GROUP = "somaseg.formats"
 OURS = {
     name: EntryPoint(name, f"somaseg.data.formats.{name}:FORMAT", GROUP)
-    for name in ("competition", "coco", "labels", "images")
+    for name in ("competition", "coco", "labels", "cells", "images")
 }
 
 

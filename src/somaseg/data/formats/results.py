@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy.typing as npt
 
 from somaseg.data.faults import Faults
 from somaseg.data.formats.coco import coco_categories, coco_image_ids
-from somaseg.data.formats.segmentation import coco_masks, decode_segmentation
+from somaseg.data.formats.coco_entries import plain_id
+from somaseg.data.formats.segmentation import NO_SEGMENTATION, coco_masks, decode_segmentation
+from somaseg.data.reading import image_name
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, read_json
@@ -57,12 +60,21 @@ def read_results(
     key = _key(content, dataset)
     found: dict[str, list[_Entry]] = {name: [] for name in key.sizes}
     for position, entry in enumerate(content):
-        if ignore_unknown and _image_id(entry) not in key.images:
+        if ignore_unknown and key.image(entry) is None:
             continue
         read = _read_entry(entry, key, f"entry {position + 1}", path, faults)
         if read is not None:
             found[read.image].append(read)
+    empty = [f for f in faults if f.kind == "empty mask" and f.message != NO_SEGMENTATION]
+    faults.found[:] = [fault for fault in faults if fault not in empty]
     faults.raise_errors()
+    if empty:
+        # detectron2 writes them for boxes in which no pixel is above the threshold.
+        warnings.warn(
+            f"{path}: {len(empty)} results with an empty mask are left out; the first: "
+            f"{empty[0].row}",
+            stacklevel=2,
+        )
     return {name: _instances(entries, key, name) for name, entries in found.items()}
 
 
@@ -83,6 +95,22 @@ class _Key:
     sizes: dict[str, tuple[int, int]]  # by our id
     labels: dict[Any, int]  # position in names, by class name or category_id
     names: tuple[str, ...]
+
+    def image(self, entry: Any) -> str | None:
+        """Return our id of the image that an entry speaks of."""
+        value = entry.get("image_id") if isinstance(entry, dict) else None
+        found = self.images.get(value) if isinstance(value, int | str) else None
+        number = plain_id(value)
+        found = found or (self.images.get(number) if number is not None else None)
+        # Some tools give the file's name: with another ending, or with its folder.
+        return found or (self.images.get(image_name(value)) if isinstance(value, str) else None)
+
+    def label(self, category: Any) -> int | None:
+        """Return the position in names of a class name or category_id; -1 is no class."""
+        found = self.labels.get(category) if isinstance(category, int | str) else None
+        number = plain_id(category)
+        found = self.labels.get(number) if found is None and number is not None else found
+        return -1 if found is None and number == 0 else found
 
 
 def _key(content: list[Any], dataset: Dataset | None) -> _Key:
@@ -118,20 +146,30 @@ def _key(content: list[Any], dataset: Dataset | None) -> _Key:
     labels: dict[Any, int] = {name: i for i, name in enumerate(names)}
     labels |= {category: names.index(str(category)) for category in met if str(category) in names}
     labels |= {number: names.index(name) for number, name in numbers.items() if name in names}
+    plain = {plain_id(value) for value in met if not isinstance(value, str)}
+    if 0 in plain and numbers and 0 not in numbers and max(numbers, key=_as_number) not in plain:
+        warnings.warn(
+            "the results count categories from 0, the truth from 1: each class would be taken for "
+            "its neighbour; write them with the truth's category ids, or with the key category",
+            stacklevel=3,
+        )
     return _Key(images, sizes, labels, names)
 
 
 def unknown_images(path: str | Path, dataset: Dataset) -> list[str]:
     """Return the images that COCO results speak of and ``dataset`` does not have, as text."""
     content = read_json(path)
-    images = _key(content, dataset).images
-    met = dict.fromkeys(_image_id(entry) for entry in content)
-    return [str(name) for name in met if name is not None and name not in images]
+    key = _key(content, dataset)
+    met = {
+        str(entry["image_id"]): None
+        for entry in content
+        if isinstance(entry, dict) and "image_id" in entry and key.image(entry) is None
+    }
+    return list(met)
 
 
-def _image_id(entry: Any) -> int | str | None:
-    name = entry.get("image_id") if isinstance(entry, dict) else None
-    return name if isinstance(name, int | str) else None
+def _as_number(value: int | str) -> tuple[int, str]:
+    return (value, "") if isinstance(value, int) else (-1, value)
 
 
 def _category(entry: Mapping[str, Any]) -> Any:
@@ -150,24 +188,24 @@ def _read_entry(entry: Any, key: _Key, row: str, path: Path, faults: Faults) -> 
     if not isinstance(entry, dict):
         faults.add("bad row", "not an object with image_id, segmentation and score", path, row)
         return None
-    image_id, category, score = entry.get("image_id"), _category(entry), entry.get("score")
-    if not isinstance(image_id, int | str) or image_id not in key.images:
-        message = f"its image_id {image_id!r} is none of the images predicted"
+    category, score = _category(entry), entry.get("score")
+    name, label = key.image(entry), key.label(category)
+    if name is None:
+        message = f"its image_id {entry.get('image_id')!r} is none of the images predicted"
         faults.add("bad row", message, path, row)
         return None
-    name = key.images[image_id]
     if name not in key.sizes:
         faults.add("unknown size", "polygons without a size of the image", path, row, name)
-    elif not isinstance(category, int | str) or (category not in key.labels and category != 0):
+    elif label is None:
         message = f"its class {category!r} is none of {', '.join(key.names)}"
         faults.add("unknown class", message, path, row, name)
-    elif not isinstance(score, int | float) or not math.isfinite(score):
+    elif isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         faults.add("bad row", f"its score is {score!r}, not a number", path, row, name)
     else:
         segmentation = entry.get("segmentation")
         found = decode_segmentation(segmentation, key.sizes[name], row, name, path, faults)
         if found is not None:
-            return _Entry(name, *found, float(score), key.labels.get(category, -1))
+            return _Entry(name, *found, float(score), label)
     return None
 
 

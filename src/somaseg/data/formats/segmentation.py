@@ -11,6 +11,7 @@ from somaseg.instances import Instances
 from somaseg.masks.flat import Boxes, Pixels
 from somaseg.masks.rle import coco_counts_to_crop, crops_to_counts, polygon_to_crop
 
+NO_SEGMENTATION = "no segmentation; a box is not enough"
 _SLACK = 1.0  # pixels a polygon may leave the image by: annotation tools snap to the border
 
 
@@ -30,6 +31,8 @@ def decode_segmentation(
     Returns:
         box int32 (4,) and crop uint8; none if the segmentation is not sound.
     """
+    if isinstance(segmentation, list) and segmentation and not isinstance(segmentation[0], list):
+        segmentation = [segmentation]  # a polygon by itself, as some tools write it
     if isinstance(segmentation, dict):
         kind = "bad counts"
         rle_size = segmentation.get("size")
@@ -40,7 +43,7 @@ def decode_segmentation(
     elif isinstance(segmentation, list) and segmentation:
         kind = "bad polygon"
     else:
-        faults.add("empty mask", "no segmentation; a box is not enough", path, row, name)
+        faults.add("empty mask", NO_SEGMENTATION, path, row, name)
         return None
     try:
         if isinstance(segmentation, dict):
