@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
+import re
 import shutil
 import stat
 import struct
@@ -15,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 from safetensors import SafetensorError
 
@@ -92,10 +96,17 @@ def read_json(path: str | Path) -> Any:
     Raises:
         SomasegError: the file is missing or not JSON; the line and column are named.
     """
+    text = _read_text(path)
     try:
-        return json.loads(_read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SomasegError(f"{path}: not valid JSON ({error}); is the file whole?") from error
+        value = json.loads(text)
+        if _SURROGATE.search(text):  # half of a character: no file or terminal takes it
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        # ValueError: no JSON, a number of thousands of digits, half a character.
+        raise SomasegError(
+            f"{path}: not valid JSON ({_one_line(error)}); is the file whole?"
+        ) from error
+    return value
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -104,10 +115,59 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         SomasegError: the file is missing or not YAML; the line and column are named.
     """
+    return parse_yaml(_read_text(path), path)
+
+
+def parse_yaml(text: str, source: object) -> Any:
+    """Read YAML that lies in memory; ``source`` is what errors call it.
+
+    Raises:
+        SomasegError: not YAML, or aliases that refer to themselves or blow up to a million values.
+    """
     try:
-        return yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SomasegError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        value = yaml.safe_load(text)
+        _check_aliases(value, {})
+    except (yaml.YAMLError, *DAMAGE) as error:  # not of YAML: its dates, numbers, nesting
+        raise SomasegError(f"{source}: not valid YAML ({_one_line(error)})") from error
+    return value
+
+
+def _check_aliases(value: Any, known: dict[int, int]) -> int:
+    """Count values as often as aliases repeat them."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # we are within it
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_check_aliases(part, known) for part in parts)
+    if not 0 < known[id(value)] < 1_000_000:
+        raise ValueError("aliases that refer to themselves or to very many values")
+    return known[id(value)]
+
+
+def read_arrays(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays of an ``.npz`` file; what each claims to hold is checked before.
+
+    Raises:
+        SomasegError: missing, not such a file, truncated or damaged.
+    """
+    path = check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = np.lib.format.read_array_header_1_0
+                    shape, _, dtype = (
+                        read if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    )(file)
+                    whole = math.prod(shape) * dtype.itemsize == member.file_size - file.tell()
+                if not whole or member.file_size > _DEFLATE * (member.compress_size + 64):
+                    raise ValueError(f"{member.filename} is not as large as it claims")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except DAMAGE as error:
+        raise damaged(path, error) from error
 
 
 MARK = ".somaseg"
@@ -151,6 +211,14 @@ def file_name(name: str) -> str:
     return out
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_DEFLATE = 1032  # deflate makes no more bytes of one
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def check_regular(path: str | Path) -> Path:
     """Refuse what is no regular file: a pipe would hang a reader, a device fill the memory.
 
@@ -182,10 +250,8 @@ around code of our own. No MemoryError: claims are checked before (:mod:`somaseg
 
 def damaged(path: Path, why: object = "", fix: str = "copy the file again") -> SomasegError:
     """Return the one line about a file whose content is not whole."""
-    reason = " ".join(str(why).split())
-    return SomasegError(
-        f"{path}: truncated or damaged{f' ({reason[:200]})' if reason else ''}; {fix}"
-    )
+    reason = f" ({_one_line(why)})" if why != "" else ""
+    return SomasegError(f"{path}: truncated or damaged{reason}; {fix}")
 
 
 def check_apart(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
@@ -244,6 +310,10 @@ def remove_folder(path: str | Path) -> None:
 def _read_text(path: str | Path) -> str:
     try:
         return check_regular(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SomasegError(
+            f"{path}: not text in UTF-8 (byte {error.start + 1}); save it as UTF-8"
+        ) from error
     except FileNotFoundError as error:
         raise SomasegError(f"{path}: no such file") from error
     except OSError as error:

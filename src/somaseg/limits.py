@@ -1,8 +1,8 @@
 """What a file's claims may cost: checked before memory is taken, in one place, with one limit.
 
 A file of a few bytes can claim an image of any size. ``SOMASEG_MAX_PIXELS`` is the most that is
-held at once: pixels of an image, pixels of the masks of an image, or fourths of a byte of a
-table. Images that are read by parts (uncompressed TIFF) are as large as their file, and need none.
+held at once: pixels of an image, or of the masks of an image; of a packed table two bytes for
+each. Images that are read by parts (uncompressed TIFF) are as large as their file, and need none.
 """
 
 import os
@@ -61,10 +61,10 @@ def check_table(where: object, size: int) -> None:
     """Refuse a table that unpacks to more bytes than are held at once.
 
     Raises:
-        SomasegError: ``size`` is above four times the limit.
+        SomasegError: ``size`` is above twice the limit.
     """
-    if size > 4 * max_pixels():
+    if size > 2 * max_pixels():
         raise SomasegError(
-            f"{where}: unpacks to more than {4 * max_pixels()} bytes; set {VARIABLE} to a fourth "
+            f"{where}: unpacks to more than {2 * max_pixels()} bytes; set {VARIABLE} to half "
             "of what it takes if the memory is there"
         )

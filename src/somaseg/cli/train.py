@@ -114,9 +114,8 @@ def train(
 
 def _set(fields: dict[str, Any], change: str) -> None:
     """Apply ``a.b=value`` to nested settings; the value is read as YAML."""
-    import yaml
-
     from somaseg.errors import SomasegError
+    from somaseg.files import parse_yaml
 
     path, equals, text = change.partition("=")
     *parents, key = path.strip().split(".")
@@ -125,4 +124,4 @@ def _set(fields: dict[str, Any], change: str) -> None:
     at = fields
     for parent in parents:
         at = at.setdefault(parent, {})
-    at[key] = yaml.safe_load(text)
+    at[key] = parse_yaml(text, f"--set {change}")

@@ -14,6 +14,7 @@ from somaseg.data.images import Header, image_header, list_images
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.files import file_name
+from somaseg.limits import check_pixels
 from somaseg.masks.parallel import map_images
 from somaseg.masks.pieces import count_pieces
 
@@ -158,6 +159,12 @@ def locate(
     except SomasegError as error:
         faults.add("ambiguous image", str(error), file, image=image)
         return None, size
+    if path is None and size is not None:
+        try:  # nothing but the annotation file says how large it is
+            check_pixels(file, *size)
+        except SomasegError as error:
+            faults.add("unknown size", message_without(file, error), file, image=image)
+            return None, None
     if path is None:
         if need_images:
             faults.add(
@@ -174,6 +181,7 @@ def locate(
     except SomasegError as error:
         if need_images or size is None:
             faults.add("unreadable image", message_without(path, error), path, image=image)
+            return path, None
         return path, size
     if size is not None and real != size:
         faults.add(

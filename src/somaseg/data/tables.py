@@ -9,6 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from somaseg.errors import SomasegError
+from somaseg.files import check_regular
+from somaseg.limits import check_table
+
+
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that ends with an error before it fills the memory."""
+
+    _count = 0
+
+    def read1(self, size: int = -1) -> bytes:
+        data = super().read1(size)
+        self._count += len(data)
+        check_table(self.name, self._count)
+        return data
 
 
 @contextlib.contextmanager
@@ -20,15 +34,16 @@ def open_csv(path: Path) -> Iterator["csv.DictReader[str]"]:
     """
     limit = csv.field_size_limit(1 << 30)  # the default cuts cells of 131,072 characters
     try:
-        opener = gzip.open if path.name.lower().endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        opener = _Unpacked if path.name.lower().endswith(".gz") else open
+        with (
+            opener(check_regular(path), "rb") as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file,
+        ):
             reader = csv.DictReader(file)
             if not reader.fieldnames:
                 raise SomasegError(f"{path}: empty; expected a CSV table with a header")
             reader.fieldnames = [name.strip() for name in reader.fieldnames]
             yield reader
-    except FileNotFoundError as error:
-        raise SomasegError(f"{path}: no such file") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SomasegError(f"{path}: truncated or no gzip file ({error}); copy it again") from error
     except (UnicodeDecodeError, csv.Error) as error:

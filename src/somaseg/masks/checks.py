@@ -31,6 +31,8 @@ def checked_size(size: Size) -> Size:
     height, width = (int(side) for side in size)
     if height < 0 or width < 0:
         raise SomasegError(f"instances: the image size {size} is negative")
+    if max(height, width) > np.iinfo(np.int32).max:
+        raise SomasegError(f"instances: a side of the image size {size} is beyond 2147483647")
     return height, width
 
 

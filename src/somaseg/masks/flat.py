@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.limits import check_masks
+
 Bools = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.int32]
 Pixels = npt.NDArray[np.uint8]
@@ -67,6 +69,7 @@ def offsets_of(boxes: Boxes) -> Ints:
     sides = boxes.astype(np.int64)
     offsets = np.zeros(len(boxes) + 1, np.int64)
     np.cumsum((sides[:, 2] - sides[:, 0]) * (sides[:, 3] - sides[:, 1]), out=offsets[1:])
+    check_masks(int(offsets[-1]))
     return offsets
 
 

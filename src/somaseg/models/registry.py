@@ -10,10 +10,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from somaseg.errors import SomasegError
+from somaseg.files import parse_yaml, read_yaml
 from somaseg.models.config import ModelConfig, ModelInfo
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def preset_names() -> list[str]:
     return list(_preset_files())
 
 
-def load_preset(name: str | Path) -> Preset:
+def load_preset(name: str | Path, above: tuple[str, ...] = ()) -> Preset:
     """Read a preset by name, or a YAML file of the same layout by path.
 
     Raises:
@@ -199,22 +199,26 @@ def load_preset(name: str | Path) -> Preset:
     """
     if str(name) in _preset_files():
         text = _preset_files()[str(name)].read_text("utf-8")
+        fields = parse_yaml(text, name)
     else:
         try:
-            text = Path(name).read_text("utf-8")
-        except OSError as error:
+            there = Path(name).is_file()
+        except OSError:  # a name that no file system takes
+            there = False
+        if not there:
             raise SomasegError(
                 f"{name}: neither a YAML file nor a preset ({', '.join(preset_names())})"
-            ) from error
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SomasegError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from error
+            )
+        if str(name) in above:
+            raise SomasegError(f"{name}: its `base:` leads back to itself")
+        fields = read_yaml(name)
     if not isinstance(fields, dict):
         raise SomasegError(f"{name}: must have `model:` and may have `training:` and `about:`")
     if "base" in fields:
-        base = load_preset(fields.pop("base"))
+        base = load_preset(str(fields.pop("base")), (*above, str(name)))
         for part in ("model", "training"):
+            if not isinstance(fields.get(part) or {}, dict):
+                raise SomasegError(f"{name}: {part}: give its fields, as `{part}: {{steps: 100}}`")
             fields[part] = getattr(base, part) | (fields.get(part) or {})
     preset = validate(Preset, fields, str(name))
     parse_config(preset.model, str(name))

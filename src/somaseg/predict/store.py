@@ -1,14 +1,16 @@
 """Raw predictions on disk: one ``.npz`` of flat arrays for many images, nothing pickled."""
 
+import contextlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path
+from somaseg.files import atomic_path, read_arrays
 from somaseg.instances import Instances
 
 
@@ -53,17 +55,14 @@ def load_predictions(path: str | Path) -> dict[str, Instances]:
         SomasegError: missing, truncated, or not such a file.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+    if not path.exists():
+        raise SomasegError(f"{path}: no such predictions")
+    arrays, header = read_arrays(path), {}
+    with contextlib.suppress(KeyError, ValueError, RecursionError):
         header = json.loads(arrays["header"].tobytes())
-        counts = arrays["counts"]
-    except FileNotFoundError as error:
-        raise SomasegError(f"{path}: no such predictions") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SomasegError(
-            f"{path}: not whole raw predictions ({error}); predict this fold again"
-        ) from error
+    if not _is_sound(arrays, header):
+        raise SomasegError(f"{path}: not whole raw predictions; predict this fold again")
+    counts = arrays["counts"]
     boxes = arrays["boxes"].astype(np.int64)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     offsets = np.concatenate([[0], np.cumsum(areas)])
@@ -84,3 +83,36 @@ def load_predictions(path: str | Path) -> dict[str, Instances]:
         )
         begin += int(count)
     return out
+
+
+def _is_sound(arrays: Mapping[str, npt.NDArray[Any]], header: Any) -> bool:
+    """Whether header and arrays fit each other; what the boxes hold is checked by Instances."""
+    shapes = {"counts": (-1,), "boxes": (-1, 4), "pixels": (-1,), "scores": (-1,), "classes": (-1,)}
+    if not isinstance(header, dict) or any(
+        name not in arrays or arrays[name].ndim != len(shape) or arrays[name].shape[1:] != shape[1:]
+        for name, shape in shapes.items()
+    ):
+        return False
+    lists: list[Any] = [header.get(key) for key in ("ids", "sizes", "names")]
+    if not all(isinstance(value, list) for value in lists):
+        return False
+    ids, sizes, names = lists
+    counts, boxes = arrays["counts"], arrays["boxes"]
+    sides = boxes[:, 2:].astype(np.int64) - boxes[:, :2].astype(np.int64)
+    return (
+        all(isinstance(name, str) for name in [*ids, *names])
+        and all(
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and 0 <= side < 2**31 for side in size)
+            for size in sizes
+        )
+        and isinstance(header.get("soft"), bool)
+        and len(ids) == len(sizes) == len(counts)
+        and counts.dtype.kind in "iu"
+        and boxes.dtype.kind in "iu"
+        and not (counts < 0).any()
+        and int(counts.sum()) == len(boxes) == len(arrays["scores"]) == len(arrays["classes"])
+        and bool(((sides > 0) & (sides < 2**31)).all())
+        and float(sides.prod(axis=1, dtype=np.float64).sum()) == len(arrays["pixels"])
+    )

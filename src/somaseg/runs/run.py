@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
 from somaseg.data.formats.registry import format_names
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, write_json, write_text
+from somaseg.files import read_json, read_yaml, write_json, write_text
 from somaseg.instances import Instances
 from somaseg.models.registry import parse_config, validate
 from somaseg.models.training.settings import TrainSettings
@@ -117,14 +117,9 @@ class Run:
         """
         folder = Path(folder)
         path = folder / "config.yaml"
-        try:
-            fields = yaml.safe_load(path.read_text("utf-8"))
-        except OSError as error:
-            raise SomasegError(f"{folder}: not a run (it has no config.yaml)") from error
-        except yaml.YAMLError as error:
-            raise SomasegError(
-                f"{path}: not valid YAML ({' '.join(str(error).split())})"
-            ) from error
+        if not path.is_file():
+            raise SomasegError(f"{folder}: not a run (it has no config.yaml)")
+        fields = read_yaml(path)
         return cls(folder, validate(RunConfig, fields or {}, str(path)))
 
     def dataset(self) -> Dataset:
