@@ -9,6 +9,7 @@ import shutil
 import stat
 import struct
 import tempfile
+import tokenize
 import unicodedata
 import zipfile
 import zlib
@@ -241,7 +242,7 @@ def check_regular(path: str | Path) -> Path:
 
 DAMAGE = (
     OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
-    SyntaxError, RecursionError, NotImplementedError, struct.error, zlib.error,
+    SyntaxError, RuntimeError, struct.error, tokenize.TokenError, zlib.error,
     zipfile.BadZipFile,
 )  # fmt: skip
 """What decoders raise of bytes that are damaged: to be caught around the decoding alone, never

@@ -1,11 +1,16 @@
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
+from somaseg.data import prepared
 from somaseg.data.augment import AugmentSettings, CropSampler
 from somaseg.data.synthetic import make_image
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
+from somaseg.instances import Instances
+from tests.data.make import write_image
 
 STILL = AugmentSettings(
     scale=1, rotate=False, elastic=0, brightness=0, contrast=0, gamma=0, blur=0, noise=0
@@ -88,3 +93,64 @@ def test_image_smaller_than_the_crop(sample):
 def test_no_images():
     with pytest.raises(SomasegError, match="no annotated image"):
         CropSampler([], lambda x: x.layers(), size=32, scale=1.0)
+
+
+def prepared_sampler(folder, paths, **more):
+    samples = [
+        Sample(f"a{i}", (60, 50), path, Instances.from_labels(LABELS[:60, :50] * (i > 0)))
+        for i, path in enumerate(paths)
+    ]
+    return CropSampler(
+        samples, lambda instances: instances.to_labels()[None], size=32, scale=1.0, cache=folder,
+        **more,
+    )  # fmt: skip
+
+
+LABELS = np.zeros((64, 64), np.int32)
+LABELS[5:20, 8:30], LABELS[30:50, 20:44] = 1, 2
+
+
+@pytest.fixture
+def image_paths(tmp_path):
+    paths = [tmp_path / f"a{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        write_image(path, (60, 50), seed=i)
+    return paths
+
+
+def test_crops_from_mapped_files_are_those_from_memory(tmp_path, image_paths, monkeypatch):
+    in_memory = prepared_sampler(None, image_paths)
+    monkeypatch.setattr(prepared, "HELD", 0)
+    mapped = prepared_sampler(tmp_path / "prepared", image_paths)
+    assert len(list((tmp_path / "prepared").glob("*.npy"))) == 3
+    assert isinstance(mapped.images[0].image.base, np.memmap | np.ndarray)
+    for index in range(20):
+        one, two = in_memory.draw(index), mapped.draw(index)
+        np.testing.assert_array_equal(one.image, two.image)
+        np.testing.assert_array_equal(one.planes, two.planes)
+        assert one.planes.dtype == np.int32
+        np.testing.assert_array_equal(one.classes, two.classes)
+
+
+def test_prepared_files_are_shared_and_made_anew_when_anything_changed(
+    tmp_path, image_paths, monkeypatch
+):
+    monkeypatch.setattr(prepared, "HELD", 0)
+    folder = tmp_path / "prepared"
+    prepared_sampler(folder, image_paths)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
+    prepared_sampler(folder, image_paths[:2])
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")} == before
+    write_image(image_paths[0], (60, 50), seed=9)
+    prepared_sampler(folder, image_paths)
+    assert len(list(folder.glob("*.npy"))) == 4
+    prepared_sampler(folder, image_paths, cache_key="other planes")
+    assert len(list(folder.glob("*.npy"))) == 7
+
+
+def test_a_disk_without_room_for_prepared_files_is_told_first(tmp_path, image_paths, monkeypatch):
+    monkeypatch.setattr(prepared, "HELD", 0)
+    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(SomasegError, match="prepared images need 0 MB, 0 are free"):
+        prepared_sampler(tmp_path / "prepared", image_paths)
+    assert not list((tmp_path / "prepared").glob("*.npy"))

@@ -1,6 +1,7 @@
 """Pixels as the file says, files that only look whole, and claims that no memory holds."""
 
 import os
+import resource
 import struct
 import zlib
 
@@ -230,6 +231,16 @@ def test_claims_are_checked_before_memory_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("SOMASEG_MAX_PIXELS", "many")
     with pytest.raises(SomasegError, match="SOMASEG_MAX_PIXELS='many': give a whole number"):
         read_image(tmp_path / "huge.tif")
+
+
+def test_a_chunk_that_claims_a_gigabyte_takes_none(tmp_path):
+    data = png(30, 24, 8, 0, bytes(31 * 24))
+    place = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:place] + struct.pack(">I", 2**30) + data[place + 4 :])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SomasegError, match="truncated or damaged"):
+        read_image(tmp_path / "a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])

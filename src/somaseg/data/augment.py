@@ -6,6 +6,7 @@ sees the crops it would have seen, and several worker processes see each crop on
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from somaseg.data.augment_settings import AugmentSettings
 from somaseg.data.images import normalise, stretch, to_gray
+from somaseg.data.prepared import Prepared, PreparedImages
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -39,14 +41,6 @@ class Crop:
     classes: npt.NDArray[np.int16]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    image: npt.NDArray[np.float32]
-    planes: npt.NDArray[np.int32]
-    classes: npt.NDArray[np.int16]
-    centres: npt.NDArray[np.float64]
-
-
 class CropSampler:
     """Draws crops from annotated images, balanced by class.
 
@@ -60,6 +54,9 @@ class CropSampler:
         margin: of the label planes, in label pixels.
         settings: the augmentation.
         seed: of everything drawn.
+        cache: folder for prepared images that are too many for the memory
+            (:mod:`somaseg.data.prepared`); processes share it.
+        cache_key: tells ``planes`` of different families apart there.
 
     Raises:
         SomasegError: no image has annotations.
@@ -76,15 +73,17 @@ class CropSampler:
         margin: int = 0,
         settings: AugmentSettings | None = None,
         seed: int = 0,
+        cache: Path | None = None,
+        cache_key: str = "",
     ) -> None:
         self.size, self.scale, self.stride, self.margin = size, scale, stride, margin
         self.settings = settings or AugmentSettings()
         self.seed = seed
-        self.images = [_prepare(sample, planes) for sample in samples]
-        if not self.images:
+        if not samples:
             raise SomasegError(
                 "no annotated image to train on; check the data set with `data check`"
             )
+        self.images = PreparedImages(samples, lambda s: _prepare(s, planes), cache, cache_key)
         groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(sample.image_class or "", []).append(i)
@@ -100,9 +99,8 @@ class CropSampler:
         image = _warp(source.image, to_image, self.size, 1, 0, shift, cv2.INTER_LINEAR)
         side = self.size // self.stride
         planes = [
-            # OpenCV warps no int32; float32 holds label numbers exactly up to 16 million.
             _warp(
-                plane.astype(np.float32),
+                plane,
                 to_image,
                 side,
                 self.stride,
@@ -116,7 +114,7 @@ class CropSampler:
             _change_light(rng, image, self.settings), np.stack(planes), self.margin, source.classes
         )
 
-    def _placement(self, rng: np.random.Generator, source: _Prepared) -> npt.NDArray[np.float64]:
+    def _placement(self, rng: np.random.Generator, source: Prepared) -> npt.NDArray[np.float64]:
         """Draw the affine map (2, 3) from crop pixels (x, y, 1) to image pixels (x, y)."""
         jitter = self.settings.scale ** rng.uniform(-1, 1)
         scale = 1 / (self.scale * jitter)
@@ -158,11 +156,11 @@ def prepare_image(
     return np.clip(scaled, -1, 2)
 
 
-def _prepare(sample: Sample, planes: Planes) -> _Prepared:
-    instances = sample.annotated()
-    boxes = instances.boxes.astype(np.float64)
-    centres = np.column_stack([boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]]) / 2
-    return _Prepared(prepare_image(sample.image()), planes(instances), instances.classes, centres)
+def _prepare(sample: Sample, planes: Planes) -> npt.NDArray[np.float32]:
+    """Image and label planes, float32 (1 + k, h, w)."""
+    # OpenCV warps no int32; float32 holds label numbers exactly up to 16 million.
+    labels = planes(sample.annotated()).astype(np.float32)
+    return np.concatenate([prepare_image(sample.image())[None], labels])
 
 
 def _warp(

@@ -72,7 +72,7 @@ def read_picture(path: Path, head: bytes, shown: bool) -> npt.NDArray[Any]:
             raise damaged(path, f"{file.width}×{file.height} pixels are not in {len(data)} bytes")
         if bits and file.mode != "P":
             # OpenCV keeps 16 bits of each colour, and checks the sums of all parts of the file.
-            image = opencv(data) if b"IEND" in data[-4096:] else None
+            image = opencv(data) if _has_all_chunks(data) else None
             if image is None:
                 raise damaged(path)
             if image.ndim == 3:  # gray with alpha comes as colours
@@ -89,6 +89,17 @@ def read_picture(path: Path, head: bytes, shown: bool) -> npt.NDArray[Any]:
     if not whole:
         raise damaged(path, "pixels are missing before its end")
     return image
+
+
+def _has_all_chunks(data: bytes) -> bool:
+    """Whether a PNG's chunks are as long as they claim; OpenCV takes the memory claimed."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if name == b"IEND":
+            return at <= len(data)
+    return False
 
 
 def _pixels(file: ImageFile, shown: bool = True) -> npt.NDArray[Any]:

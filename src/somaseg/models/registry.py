@@ -130,6 +130,8 @@ def find_family(name: str, where: str = "model") -> Family:
 
 def validate(kind: type[T], fields: Mapping[str, Any], where: str) -> T:
     """Validate settings; the error names the file and each wrong field on one line."""
+    if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
+        raise SomasegError(f"{where}: expected fields and their values, not {str(fields)[:60]!r}")
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:

@@ -57,7 +57,13 @@ def load_predictions(path: str | Path) -> dict[str, Instances]:
     path = Path(path)
     if not path.exists():
         raise SomasegError(f"{path}: no such predictions")
-    arrays, header = read_arrays(path), {}
+    try:
+        arrays, header = read_arrays(path), {}
+    except SomasegError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise SomasegError(
+            f"{path}: not whole raw predictions ({reason}); predict this fold again"
+        ) from error
     with contextlib.suppress(KeyError, ValueError, RecursionError):
         header = json.loads(arrays["header"].tobytes())
     if not _is_sound(arrays, header):

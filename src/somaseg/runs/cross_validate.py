@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from somaseg.data.prepared import PREPARED
 from somaseg.data.types import Dataset
 from somaseg.decide import Decision
 from somaseg.decide.grid import SEARCHED
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import read_json, remove_folder
 from somaseg.runs.disk import check_disk
 from somaseg.runs.execute import Report, execute
 from somaseg.runs.run import Run
@@ -60,6 +61,8 @@ def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report:
             for name, run, fold in left
         ]
         execute(tasks, jobs, report)
+        for _, run, _ in left:
+            remove_folder(run.folder / PREPARED)
 
 
 def score_run(

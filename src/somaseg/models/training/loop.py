@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from somaseg.data.augment import CropSampler
+from somaseg.data.prepared import PREPARED
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_text, writing
@@ -94,6 +95,8 @@ def train_network(
         margin=model.label_margin,
         settings=settings.augment,
         seed=settings.seed,
+        cache=folder.parent / PREPARED,  # the run's: its folds share it
+        cache_key=model.config.model_dump_json(),
     )
     optimizer = _optimizer(model, settings)
     schedule = LambdaLR(optimizer, lambda step: rate_factor(step, settings))
