@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -27,6 +28,11 @@ _ENVIRONMENT = jinja2.Environment(
 def render(template: str, **values: Any) -> str:
     """Fill a template of ``report/templates`` (without ``.html.j2``); values are escaped."""
     return _ENVIRONMENT.get_template(f"{template}.html.j2").render(version=__version__, **values)
+
+
+def stream(template: str, **values: Any) -> Iterator[str]:
+    """Fill a template as :func:`render` does, piece by piece, so that no page is held whole."""
+    return _ENVIRONMENT.get_template(f"{template}.html.j2").generate(version=__version__, **values)
 
 
 def in_figure(name: str) -> str:
