@@ -40,6 +40,7 @@ SETTLE, RESCORER, SCORES = "settle.json", "rescore.json", "scores.json"
 RESULTS, SUBMISSION, LABELS, OVERLAYS = "predictions.json", "submission.csv", "labels", "overlays"
 IMAGES = "images.json"
 """In a folder of masks: path of each image, by id."""
+CELLS = "cells.csv"
 LEADERBOARD, REPORT = "leaderboard.json", "report.html"
 
 LOCK, HOLDER = ".lock", ".holder.json"

@@ -47,6 +47,20 @@ def predict(
         ),
     ] = None,
     overlays: Annotated[bool, typer.Option(help="Also draw the outlines over the images.")] = True,
+    write: Annotated[
+        str,
+        typer.Option(
+            help="What else to write, of: cells (OUT/cells.csv, a table of measurements), rois "
+            "(OUT/rois/ID.zip for Fiji), geojson (OUT/geojson/ID.geojson for QuPath), page "
+            "(OUT/report.html).",
+        ),
+    ] = "cells,page",
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Side of a pixel in µm: the table has sizes in µm, too.", show_default=False
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -71,7 +85,8 @@ def predict(
     """Find the cells in micrographs.
 
     Writes OUT/labels/ID.tif (label images), OUT/predictions.json (COCO results with scores),
-    OUT/submission.csv (the competition's), OUT/overlays/ID.png and OUT/images.json (their files).
+    OUT/submission.csv (the competition's), OUT/overlays/ID.png and OUT/images.json (their files);
+    OUT/cells.csv, OUT/report.html and whatever --write names.
 
     Images that cannot be read are left out and named at the end; the exit code is then 1. After a
     stop the same command goes on: images whose results stand are not done again. Images above 16
@@ -84,7 +99,8 @@ def predict(
 
     part = _part(shard)
     given = gather(images)
-    check_outputs(given.samples, out, overlays, given.sources)
+    more = tuple(filter(None, (name.strip() for name in write.split(","))))
+    check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
     segmenter = load_segmenter(model, views, tile, overlap)
     finished = 0
 
@@ -105,6 +121,8 @@ def predict(
                 done=count,
                 workers=jobs,
                 shard=part,
+                more=more,
+                pixel_size=pixel_size,
             )
     except KeyboardInterrupt:
         typer.echo(

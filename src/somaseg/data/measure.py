@@ -1,7 +1,7 @@
 """A table of cells: place, shape, brightness and neighbours of each, one row a cell."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.images import to_gray
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path
 from somaseg.instances import Instances
+from somaseg.masks.flat import Boxes
 
 Table = dict[str, npt.NDArray[Any]]
 """Columns of equal length, by name."""
@@ -40,8 +42,9 @@ def measure(
 
     Args:
         cells: hard instances of one image.
-        image: (h, w), or (h, w, c): adds the mean intensity of each channel, as stored.
-        channels: names of the channels of an image that has several; by default their numbers.
+        image: (h, w), or (h, w, c): adds the mean intensity, as stored.
+        channels: names of the channels of (h, w, c), to be measured each by itself; without, the
+            gray value is.
         pixel_size: side of a pixel in µm: adds lengths and areas in µm.
 
     Returns:
@@ -72,7 +75,8 @@ def measure(
         "score": cells.scores.astype(np.float64),
     }
     table |= _shapes(cells)
-    table["neighbours"] = _neighbours(cells)
+    labels = cells.to_labels()
+    table["neighbours"] = count_neighbours(labels, cells.boxes, table["cell"])
     for name, plane in planes.items():
         table[name] = np.array(
             [plane[_window(box)][cells.crop(i) != 0].mean() for i, box in enumerate(cells.boxes)],
@@ -108,9 +112,7 @@ def write_cells(path: str | Path, tables: Mapping[str, Table]) -> None:
             writer = csv.writer(file)
             writer.writerow(["image", *columns])
             for image, table in tables.items():
-                cells = [_text(table.get(name)) for name in columns]
-                rows = zip(*(c or [""] * len(table["cell"]) for c in cells), strict=True)
-                writer.writerows([image, *row] for row in rows)
+                writer.writerows([image, *row] for row in rows_of(table, columns))
         return
     if path.suffix != ".parquet":
         raise SomasegError(f"{path}: a table of cells ends in .csv or .parquet")
@@ -139,10 +141,16 @@ def _arrow(table: Table) -> dict[str, Any]:
     }
 
 
-def _text(column: npt.NDArray[Any] | None) -> list[str]:
+def rows_of(table: Table, columns: Sequence[str] | None = None) -> Iterator[list[str]]:
+    """Rows of a table as text; ``columns`` that it lacks are empty."""
+    names = list(table) if columns is None else columns
+    missing = [""] * len(table["cell"])
+    texts = [_text(table[name]) if name in table else missing for name in names]
+    return (list(row) for row in zip(*texts, strict=True))
+
+
+def _text(column: npt.NDArray[Any]) -> list[str]:
     """Numbers with six digits that count; whole ones as such."""
-    if column is None:
-        return []
     if column.dtype == object:
         return [str(value) for value in column]
     return [f"{value:.6g}" if column.dtype.kind == "f" else str(value) for value in column]
@@ -161,7 +169,9 @@ def _planes(
         )
     if image.ndim == 2:
         return {"intensity": image}
-    names = list(channels) or [str(k) for k in range(1, image.shape[2] + 1)]
+    if not channels:
+        return {"intensity": to_gray(image)}
+    names = list(channels)
     if len(names) != image.shape[2]:
         raise SomasegError(f"{len(names)} names for {image.shape[2]} channels")
     return {f"intensity_{name}": image[..., k] for k, name in enumerate(names)}
@@ -198,15 +208,23 @@ def _shapes(cells: Instances) -> Table:
     }
 
 
-def _neighbours(cells: Instances) -> npt.NDArray[np.int64]:
-    """How many other cells come within :data:`TOUCH` pixels of each."""
-    labels = cells.to_labels()
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * TOUCH + 1, 2 * TOUCH + 1))
-    counts = np.zeros(len(cells), np.int64)
-    for i, (x0, y0, x1, y1) in enumerate(cells.boxes):
+def count_neighbours(
+    labels: npt.NDArray[np.integer], boxes: Boxes, numbers: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int64]:
+    """How many other cells come within :data:`TOUCH` pixels of each.
+
+    Args:
+        labels: (h, w), 0 is background.
+        boxes: (n, 4) of the cells asked for.
+        numbers: (n,) their labels.
+    """
+    steps = np.arange(-TOUCH, TOUCH + 1)
+    kernel = (steps[:, None] ** 2 + steps**2 <= TOUCH**2).astype(np.uint8)
+    counts = np.zeros(len(boxes), np.int64)
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
         top, left = max(y0 - TOUCH, 0), max(x0 - TOUCH, 0)
         around = labels[top : y1 + TOUCH, left : x1 + TOUCH]
-        mask = (around == i + 1).astype(np.uint8)
-        near = around[(cv2.dilate(mask, kernel) != 0) & (around != i + 1)]
+        own = around == numbers[i]
+        near = around[(cv2.dilate(own.view(np.uint8), kernel) != 0) & ~own]
         counts[i] = len(set(near.tolist()) - {0})
     return counts

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,14 @@ from somaseg.files import CannotWrite, check_apart, file_name, own_folder, remov
 from somaseg.folders import IMAGES, LABELS, OVERLAYS, RESULTS, SUBMISSION, kind_of
 from somaseg.masks.parallel import available_workers
 from somaseg.predict.pictures import write_label_image, write_overlay
+from somaseg.predict.results import (
+    check_more,
+    image_paths,
+    table_head,
+    table_paths,
+    write_more,
+    write_page,
+)
 from somaseg.predict.segmenter import Segmenter
 from somaseg.predict.shards import WORK, Shards
 
@@ -64,6 +72,8 @@ def check_outputs(
     overlays: bool = True,
     sources: Iterable[Path] = (),
     large: int = LARGE,
+    more: Collection[str] = (),
+    pixel_size: float | None = None,
 ) -> None:
     """Refuse, before anything is predicted, results that would go over somebody's files.
 
@@ -73,16 +83,19 @@ def check_outputs(
         overlays: whether there will be overlays.
         sources: further files that are read, such as the annotations.
         large: images of more pixels are large.
+        more, pixel_size: as for :func:`segment_samples`.
 
     Raises:
-        SomasegError: a result would be written over what is read, or over a file that is there
-            already and was not written by this program.
+        SomasegError: a result that cannot be made, or would be written over what is read, or over a
+            file that is there already and was not written by this program.
     """
     out = Path(out)
+    check_more(samples, more, pixel_size)
     images = [sample.image_path for sample in samples if sample.image_path is not None]
-    tables = [out / RESULTS, out / SUBMISSION, out / IMAGES]
-    pictures = [output_paths(out, sample, large)[: 1 + overlays] for sample in samples]
-    results = [*tables, *(path for paths in pictures for path in paths)]
+    results = [out / RESULTS, out / SUBMISSION, out / IMAGES, *table_paths(out, more).values()]
+    for sample in samples:
+        results += output_paths(out, sample, large)[: 1 + overlays]
+        results += image_paths(out, sample, more).values()
     check_apart([*images, *sources], [*results, out / WORK])
     # Folders of before 0.2 bear no mark.
     if not (out / WORK).is_dir() and kind_of(out) != "masks":
@@ -104,6 +117,8 @@ def segment_samples(
     done: Callable[[str], None] | None = None,
     workers: int | None = None,
     shard: tuple[int, int] = (1, 1),
+    more: Collection[str] = (),
+    pixel_size: float | None = None,
 ) -> Segmented:
     """Segment images; each one's results are on the disk when it is done, the tables at the end.
 
@@ -125,26 +140,32 @@ def segment_samples(
             is read or written meanwhile.
         shard: (k, n): do every n-th image only, from the k-th, and leave the tables to a call
             without it.
+        more: some of :data:`somaseg.predict.results.MORE`: ``cells.csv`` (see
+            :func:`somaseg.data.measure.measure`), ``rois/ID.zip``, ``geojson/ID.geojson``,
+            ``report.html``.
+        pixel_size: side of a pixel in µm, for the table.
 
     Raises:
         SomasegError: results would go over somebody's files, or cannot be written.
     """
     out, samples = Path(out), list(samples)
-    check_outputs(samples, out, overlays, large=large)
+    check_outputs(samples, out, overlays, (), large, more, pixel_size)
     k, n = shard
     shards = Shards(out, f"{k}-of-{n}")
     model = segmenter.fingerprint()
+    if "cells" in more or "geojson" in more:  # measurements that stand must be the same ones
+        model += table_head(pixel_size) + repr(pixel_size)
     keys: dict[str, str] = {}
     failed: dict[str, str] = {}
     todo = []
+    work = _Work(segmenter, shards, keys, out, overlays, large, tell, more, pixel_size)
     for sample in samples[k - 1 :: n]:
         keys[sample.id] = _key(model, sample)
-        if _stands(shards, sample, keys[sample.id], out, overlays, large):
+        if _stands(shards, sample, keys[sample.id], work):
             if done:
                 done(sample.id)
         else:
             todo.append(sample)
-    work = _Work(segmenter, shards, keys, out, overlays, large, tell)
 
     def one(sample: Sample) -> None:
         try:
@@ -159,11 +180,17 @@ def segment_samples(
     _for_each(one, todo, work, workers)
     names = [s.id for s in samples if s.id in shards.finished and s.id not in failed]
     if n == 1:
-        shards.join(names, out / RESULTS, out / SUBMISSION)
+        tables = table_paths(out, more)
+        head = table_head(pixel_size)
+        shards.join(names, out / RESULTS, out / SUBMISSION, tables.get("cells"), head)
         write_json(
             out / IMAGES,
             {s.id: str(s.image_path.resolve()) for s in samples if s.image_path and s.id in names},
         )
+        if "page" in tables:
+            drawn = [sample for sample in samples if sample.id in names]
+            title = f"Cells in {out.resolve().name}"
+            write_page(tables["page"], drawn, shards, segmenter.names, title)
         remove_folder(out / WORK / "tiles")
     return Segmented(
         {name: shards.finished[name][1].cells for name in names},
@@ -184,9 +211,12 @@ class _Work:
         overlays: bool,
         large: int,
         tell: Tell | None,
+        more: Collection[str],
+        pixel_size: float | None,
     ) -> None:
         self.segmenter, self.shards, self.keys = segmenter, shards, keys
         self.out, self.overlays, self.large, self.tell = out, overlays, large, tell
+        self.more, self.pixel_size = more, pixel_size
         self.slots: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self.alone = threading.Lock()  # one large image at a time: each takes memory
         self.stopped = threading.Event()
@@ -218,10 +248,11 @@ class _Work:
         write_label_image(labels, bands)
         if self.overlays:
             write_overlay(drawn, image, bands)
+        table = write_more(self.out, sample, image, bands, self.more, self.pixel_size)
         results = (entry for part in bands for entry in result_entries(part, sample.id))
         rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
         empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows
-        self.shards.add(sample.id, self.keys[sample.id], results, empty)
+        self.shards.add(sample.id, self.keys[sample.id], results, empty, [table])
 
     def _progress(self, name: str, done: int, total: int) -> None:
         if self.stopped.is_set():
@@ -279,11 +310,10 @@ def _key(model: str, sample: Sample) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _stands(
-    shards: Shards, sample: Sample, key: str, out: Path, overlays: bool, large: int
-) -> bool:
+def _stands(shards: Shards, sample: Sample, key: str, work: _Work) -> bool:
     """Whether an image's results are all there, of the same file, model and options."""
     if sample.id not in shards.finished or shards.finished[sample.id][1].key != key:
         return False
-    labels, drawn = output_paths(out, sample, large)
-    return labels.is_file() and (not overlays or drawn.is_file())
+    paths = [*output_paths(work.out, sample, work.large)[: 1 + work.overlays]]
+    paths += image_paths(work.out, sample, work.more).values()
+    return all(path.is_file() for path in paths)

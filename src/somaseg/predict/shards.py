@@ -5,6 +5,7 @@
     OUT/.predict/SHARD/index.jsonl    a line for each finished image, where its results lie
     OUT/.predict/SHARD/results.jsonl  a COCO result a line
     OUT/.predict/SHARD/rows.csv       rows of the submission
+    OUT/.predict/SHARD/cells.csv      rows of the table of cells, if it is asked for
 
 An image counts as finished when its line in the index is whole; what a killed process left behind
 it is cut off. Memory holds the index only. Several processes may each write a shard of their own.
@@ -33,7 +34,7 @@ class Entry:
         id: of the image.
         key: fingerprint of the image, the model and the options.
         cells: found.
-        results, rows: first byte and number of bytes in the two files.
+        results, rows, table: first byte and number of bytes in the three files.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Entry:
     cells: int
     results: tuple[int, int]
     rows: tuple[int, int]
+    table: tuple[int, int]
 
 
 class Shards:
@@ -69,13 +71,19 @@ class Shards:
             "index.jsonl": len(whole.encode()),
             "results.jsonl": max((sum(entry.results) for entry in entries), default=0),
             "rows.csv": max((sum(entry.rows) for entry in entries), default=0),
+            "cells.csv": max((sum(entry.table) for entry in entries), default=0),
         }
         for file, end in self._ends.items():
             with writing(mine / file), (mine / file).open("ab") as opened:
                 opened.truncate(end)
 
     def add(
-        self, name: str, key: str, results: Iterable[dict[str, Any]], rows: Iterable[str]
+        self,
+        name: str,
+        key: str,
+        results: Iterable[dict[str, Any]],
+        rows: Iterable[str],
+        table: Iterable[str] = (),
     ) -> None:
         """Append what was found in an image; it is on the disk when this returns.
 
@@ -84,6 +92,7 @@ class Shards:
             key: fingerprint of image, model and options.
             results: COCO results, an entry a cell.
             rows: of the submission, each with its line's end.
+            table: rows of the table of cells, likewise.
         """
         with self._lock:
             count = 0
@@ -95,7 +104,8 @@ class Shards:
                     yield json.dumps(result, allow_nan=False) + "\n"
 
             placed = self._append("results.jsonl", lines())
-            entry = Entry(name, key, count, placed, self._append("rows.csv", rows))
+            places = self._append("rows.csv", rows), self._append("cells.csv", table)
+            entry = Entry(name, key, count, placed, *places)
             self._append("index.jsonl", [json.dumps(asdict(entry)) + "\n"])
             self.finished[name] = self.name, entry
 
@@ -113,8 +123,17 @@ class Shards:
             self._ends[file] = opened.tell()
         return begin, self._ends[file] - begin
 
-    def join(self, ids: Iterable[str], results: Path, submission: Path) -> None:
-        """Write the tables of some finished images, in this order, a line at a time."""
+    def join(
+        self, ids: Iterable[str], results: Path, submission: Path, cells: Path | None, head: str
+    ) -> None:
+        """Write the tables of some finished images, in this order, a line at a time.
+
+        Args:
+            ids: of the images.
+            results: JSON of COCO results.
+            submission: CSV of the competition.
+            cells: CSV of the cells, if there is one, with ``head`` as its first line.
+        """
         ids = [name for name in ids if name in self.finished]
         with atomic_path(results) as temporary, temporary.open("w", encoding="utf-8") as file:
             separator = "["
@@ -125,6 +144,14 @@ class Shards:
         with atomic_path(submission) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write("id,predicted\n")
             file.writelines(self._lines(ids, "rows.csv"))
+        if cells is not None:
+            with atomic_path(cells) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.write(head)
+                file.writelines(self._lines(ids, "cells.csv"))
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        """COCO results of a finished image, in the order in which they were found."""
+        return [json.loads(line) for line in self._lines([name], "results.jsonl")]
 
     def _lines(self, ids: Iterable[str], file: str) -> Iterator[str]:
         opened: dict[str, Any] = {}
@@ -133,7 +160,8 @@ class Shards:
                 shard, entry = self.finished[name]
                 if shard not in opened:
                     opened[shard] = (self.folder / shard / file).open("rb")
-                begin, length = entry.results if file == "results.jsonl" else entry.rows
+                places = {"results.jsonl": entry.results, "rows.csv": entry.rows}
+                begin, length = places.get(file, entry.table)
                 opened[shard].seek(begin)
                 while length > 0:
                     line = opened[shard].readline()
@@ -163,7 +191,7 @@ def _read_index(path: Path) -> Iterator[Entry]:
                 return
             try:
                 fields = json.loads(line)
-                places = {key: tuple(fields[key]) for key in ("results", "rows")}
+                places = {key: tuple(fields[key]) for key in ("results", "rows", "table")}
                 yield Entry(**{**fields, **places})
             except (ValueError, TypeError, KeyError):
                 return

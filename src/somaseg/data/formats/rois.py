@@ -35,11 +35,7 @@ def to_rois(cells: Instances) -> list["ImagejRoi"]:
             format cannot hold.
     """
     roifile = _roifile()
-    if max(cells.size) > np.iinfo(np.int16).max:
-        raise SomasegError(
-            f"an image of {cells.size[1]}×{cells.size[0]} pixels is too large for ImageJ's ROIs "
-            "(32,767 a side); write GeoJSON instead"
-        )
+    check_roi_size(cells.size)
     rois = []
     for i in range(len(cells)):
         box = [int(v) for v in cells.boxes[i]]
@@ -66,6 +62,19 @@ def to_rois(cells: Instances) -> list["ImagejRoi"]:
         )
         rois.append(roi)
     return rois
+
+
+def check_roi_size(size: Size) -> None:
+    """Refuse images that ImageJ's format cannot hold, whose numbers have 16 bits.
+
+    Raises:
+        SomasegError: a side above 32,767 pixels.
+    """
+    if max(size) > np.iinfo(np.int16).max:
+        raise SomasegError(
+            f"an image of {size[1]}×{size[0]} pixels is too large for ImageJ's ROIs (32,767 a "
+            "side); write GeoJSON instead"
+        )
 
 
 def write_rois(path: str | Path, cells: Instances) -> None:

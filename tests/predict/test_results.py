@@ -1,0 +1,95 @@
+"""Tables, ROIs, GeoJSON and the page of a prediction, held against its label images."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import roifile
+import shapely.geometry
+import tifffile
+from skimage.measure import regionprops_table
+
+from somaseg.errors import SomasegError
+from somaseg.predict.outputs import segment_samples
+from somaseg.predict.results import MORE
+from tests.predict.test_outputs import sample, segmenter
+
+
+@pytest.fixture(params=[4096 * 4096, 0], ids=["whole", "in bands"])
+def written(request, tmp_path):
+    samples = [sample(tmp_path, name, k, size=(300, 200)) for k, name in enumerate("ab")]
+    samples[1] = replace(samples[1], id="b/c")
+    out, options = tmp_path / "out", {"more": MORE, "pixel_size": 0.5, "large": request.param}
+    found = segment_samples(segmenter(), samples, out, **options)
+    assert found.total > 10
+    return samples, out
+
+
+def test_every_result_tells_of_the_cells_in_the_label_images(written):
+    samples, out = written
+    with (out / "cells.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for one, name in zip(samples, ("a", "b%2Fc"), strict=True):
+        labels = tifffile.imread(out / "labels" / f"{name}.tif")
+        image = one.image()
+        found = regionprops_table(
+            labels, image, properties=("label", "area", "centroid", "intensity_mean")
+        )
+        mine = [row for row in rows if row["image"] == one.id]
+        assert [int(row["cell"]) for row in mine] == found["label"].tolist()
+        for column, values in [
+            ("area", found["area"]),
+            ("area_um2", found["area"] / 4),
+            ("y", found["centroid-0"] + 0.5),
+            ("y_um", (found["centroid-0"] + 0.5) / 2),
+            ("x", found["centroid-1"] + 0.5),
+            ("intensity", found["intensity_mean"]),
+        ]:
+            read = [float(row[column]) for row in mine]
+            np.testing.assert_allclose(read, values, rtol=1e-5)
+        touching = [near(labels, int(row["cell"])) for row in mine]
+        assert [int(row["neighbours"]) for row in mine] == touching
+        features = json.loads((out / "geojson" / f"{name}.geojson").read_text())["features"]
+        areas = [shapely.geometry.shape(feature["geometry"]).area for feature in features]
+        assert areas == found["area"].tolist()
+        assert [f["properties"]["measurements"]["area"] for f in features] == areas
+        assert len(roifile.roiread(out / "rois" / f"{name}.zip")) == len(mine)
+    page = (out / "report.html").read_text("utf-8")
+    assert page.count("<path ") == len(rows)
+
+
+def near(labels, number):
+    """Brute force: labels of pixels at most 2 away from a cell."""
+    ys, xs = np.nonzero(labels == number)
+    found = set()
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            if dy * dy + dx * dx <= 4:
+                y, x = ys + dy, xs + dx
+                inside = (y >= 0) & (y < labels.shape[0]) & (x >= 0) & (x < labels.shape[1])
+                found |= set(labels[y[inside], x[inside]].tolist())
+    return len(found - {0, number})
+
+
+def test_what_cannot_be_written_is_told_before_anything_starts(tmp_path):
+    one = sample(tmp_path, "a", 0, size=(60, 50))
+    for options, reason in [
+        ({"more": ["cels"]}, "choose from cells, rois, geojson, page"),
+        ({"more": ["cells"], "pixel_size": 0}, "pixel size 0"),
+    ]:
+        with pytest.raises(SomasegError, match=reason):
+            segment_samples(segmenter(), [one], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_other_units_is_measured_again(tmp_path):
+    one = sample(tmp_path, "a", 0, size=(60, 50))
+    out = tmp_path / "out"
+    assert segment_samples(segmenter(), [one], out, more=["cells"]).done == ("a",)
+    assert segment_samples(segmenter(), [one], out, more=["cells"]).done == ()
+    assert segment_samples(segmenter(), [one], out, more=["cells"], pixel_size=2).done == ("a",)
+    head, *rows = (out / "cells.csv").read_text().splitlines()
+    assert head.endswith("perimeter_um,area_um2")
+    assert rows
