@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from somaseg.cli.ensemble import ensemble
 from somaseg.data import load_dataset
+from somaseg.data.formats.coco import write_annotations
 from somaseg.data.formats.label_files import write_labels
 from somaseg.data.formats.results import write_results
 from somaseg.data.formats.submission import write_submission
@@ -489,3 +491,40 @@ def test_an_ensemble_is_not_written_over_its_members(tmp_path):
         text = failure(tmp_path / "m.npz", tmp_path / "out" / part, "--out", tmp_path / "out")
         assert f"{part}: would be written over" in text
     assert (tmp_path / "out" / "labels" / "a.tif").read_bytes() == before
+
+
+def results_of(path, found):
+    write_results(path, found)
+    return path
+
+
+def test_lists_of_results_are_joined_without_data_whatever_they_are_called(dataset, tmp_path):
+    """Also where one found nothing in an image: it stays with what the other found."""
+    one = dict(list(hard(None, dataset, 1).items())[:4])
+    names = list(one)
+    other = {name: one[name].with_scores(0.8) for name in names[1:]}
+    a = results_of(tmp_path / "A.json", one)
+    b = results_of(tmp_path / "B.json", other)
+    told = run(a, b, "--method", "nms", "-o", tmp_path / "out")
+    assert f"B.json: says nothing of image '{names[0]}'; joined as if it" in told.stderr
+    raw = load_predictions(tmp_path / "out" / "predictions.npz")
+    assert set(raw) == set(names)
+    for name in names:
+        assert len(raw[name]) == len(one[name]) > 0
+    assert names[0] in (tmp_path / "out" / "submission.csv").read_text()
+    # The same where there are annotations; what nobody speaks of plays no part.
+    write_dataset(tmp_path / "data", n_per_class=2, size=(96, 96), n_test=2)
+    run(a, b, "--method", "nms", "--data", tmp_path / "data", "-o", tmp_path / "scored")
+    assert set(load_predictions(tmp_path / "scored" / "predictions.npz")) == set(names)
+
+
+def test_data_sets_of_coco_are_joined_without_data(dataset, tmp_path):
+    paths = []
+    for k, name in enumerate(("A.json", "B.json")):
+        found = hard(None, dataset, k)
+        samples = tuple(replace(s, instances=found[s.id]) for s in dataset)
+        write_annotations(tmp_path / name, replace(dataset, samples=samples))
+        paths.append(tmp_path / name)
+    results = results_of(tmp_path / "C.json", hard(None, dataset, 2))
+    run(*paths, results, "--method", "nms", "-o", tmp_path / "out")
+    assert set(load_predictions(tmp_path / "out" / "predictions.npz")) == set(dataset.ids)

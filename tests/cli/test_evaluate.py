@@ -158,3 +158,21 @@ def test_help_loads_nothing_heavy():
     code = "import sys, somaseg.cli.evaluate; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numba", "torch", "matplotlib", "rich.table"} & set(done.stdout.split())
+
+
+def test_shared_scores_what_was_predicted(tmp_path):
+    truth = write_truth(tmp_path / "truth", "table")
+    found = write_found(tmp_path / "found", "results")
+    entries = json.loads(found.read_text())
+    one = entries[0]["image_id"]
+    found.write_text(json.dumps([entry for entry in entries if entry["image_id"] == one]))
+    counted = run(truth, found, "--json")
+    shared = run(truth, found, "--json", "--shared")
+    every, some = (json.loads(result.stdout) for result in (counted, shared))
+    images = every["images"]
+    assert set(some["images"]) == {one}
+    assert some["map"] == images[one] > 0
+    # An image without any cell in the truth counts where all do, and is not mentioned by the list.
+    assert every["map"] == pytest.approx((some["map"] + images["three"]) / len(images))
+    assert "counted as if nothing was found" in counted.stderr
+    assert "left out of the score" in shared.stderr

@@ -133,3 +133,18 @@ def test_a_class_is_its_images_and_one_without_any_is_left_out():
         "a": ["0", "2"],
         "c": ["1"],
     }
+
+
+def test_what_is_missing_is_warned_of_or_left_out_at_will():
+    square = np.ones((1, 4, 4), bool)
+    samples = tuple(Sample(k, (4, 4), None, Instances.from_masks(square)) for k in "abc")
+    truth, found = Dataset(samples, (), "truth"), {"b": Instances.from_masks(square)}
+    with pytest.warns(UserWarning, match="2 images .* missing and counted .* shared=True"):
+        all_images = compare(truth, found)
+    assert competition_score(all_images).map == pytest.approx(1 / 3)
+    shared = compare(truth, found, shared=True)
+    assert [image.id for image in shared.images] == ["b"]
+    assert competition_score(shared).map == 1
+    assert shared.notes == ("predictions: 2 images ('a', …) are missing and left out of the score",)
+    with pytest.raises(SomasegError, match="no annotated image of truth is predicted"):
+        compare(truth, {}, shared=True)

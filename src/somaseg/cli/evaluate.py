@@ -1,6 +1,7 @@
 """``somaseg evaluate``: score predictions, and say where the score is lost."""
 
 import json
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,6 +89,15 @@ def evaluate(
             "--ignore-unknown", help="Leave out predicted images that the truth does not have."
         ),
     ] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Score only the images that are predicted. Without, one that is missing counts as "
+            "if nothing was found. (A list of COCO results leaves out images without any cell, "
+            "too.)",
+        ),
+    ] = False,
 ) -> None:
     """Score PREDICTIONS, or those of a model, against TRUTH.
 
@@ -105,7 +115,7 @@ def evaluate(
         raise SomasegError("--tta is for predicting; give a --model")
     messages = Console(stderr=True, soft_wrap=True)
     class_weights = parse_weights(weights)
-    comparison = _compare(truth, predictions, model, views, ignore_unknown, messages)
+    comparison = _compare(truth, predictions, model, views, ignore_unknown, shared, messages)
     result = all_scores(comparison, matching.value, class_weights, with_explanation=explain)
     for note in result.notes:
         messages.print(f"warning: {note}", style="yellow")
@@ -129,12 +139,13 @@ def _compare(
     model: Path | None,
     views: str | None,
     ignore_unknown: bool,
+    shared: bool,
     messages: "Console",
 ) -> "Comparison":
     """Read both and compare them, with progress on a terminal."""
     from somaseg.cli.progress import Bars
     from somaseg.scoring import compare
-    from somaseg.scoring.inputs import read_predictions, read_truth
+    from somaseg.scoring.inputs import is_results, read_predictions, read_truth
 
     with Bars(console=messages, transient=True) as progress:
         task = progress.add_task("reading the truth", total=None)
@@ -153,14 +164,19 @@ def _compare(
         else:
             progress.update(task, description="reading the predictions")
             found = read_predictions(predictions, dataset, ignore_unknown)
+            if shared and is_results(predictions):  # a list speaks of images with cells alone
+                found = {name: cells for name, cells in found.items() if len(cells)}
         progress.update(task, description="comparing", total=len(dataset))
-        return compare(
-            dataset,
-            found,
-            source=str(predictions or model),
-            ignore_unknown=ignore_unknown,
-            progress=lambda: progress.advance(task),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it is among the notes
+            return compare(
+                dataset,
+                found,
+                source=str(predictions or model),
+                ignore_unknown=ignore_unknown,
+                progress=lambda: progress.advance(task),
+                shared=shared,
+            )
 
 
 def _score_table(result: "Evaluation") -> "Table":

@@ -42,9 +42,11 @@ from somaseg.runs.joining import (
     Raw,
     folds_for_tuning,
     join,
+    left_out,
     redraw,
     score,
     select,
+    silences,
 )
 from somaseg.runs.members import (
     FOLDS,
@@ -53,7 +55,6 @@ from somaseg.runs.members import (
     Progress,
     common_ids,
     kind_of,
-    left_out,
     load_images,
     read_members,
     shared_folds,
@@ -193,7 +194,7 @@ def _build(request: Request, progress: Progress | None) -> Outcome:
         if truth is not None:
             one_class = has_one_class(truth)
         final = settle_all(joined.raw, dict.fromkeys(ids, settings), one_class)
-    notes = (note,) if note else ()
+    notes = (*((note,) if note else ()), *silences(members, ids))
     return Outcome(joined, final, settings, table, scores, selection, notes)
 
 

@@ -149,6 +149,35 @@ def select(
     return Joined(chosen, shares, fusion, False, False, decision.raw), decision
 
 
+def silences(members: Sequence[Member], ids: Sequence[str]) -> list[str]:
+    """A line for each member that says nothing of images that are joined."""
+    out = []
+    for member in members:
+        some = [name for name in member.silent if name in set(ids)]
+        if some:
+            what = (
+                f"image {some[0]!r}" if len(some) == 1 else f"{len(some)} images ({some[0]!r}, …)"
+            )
+            out.append(
+                f"{member.path}: says nothing of {what}; joined as if it found nothing there"
+            )
+    return out
+
+
+def left_out(members: Sequence[Member], ids: Sequence[str]) -> str:
+    """One line on the images that not all members predicted; empty if there are none."""
+    every = dict.fromkeys(name for member in members for name in member.ids)
+    missing = [name for name in every if name not in set(ids)]
+    if not missing:
+        return ""
+    lacking = next(member for member in members if missing[0] not in member.ids)
+    what = "image is" if len(missing) == 1 else "images are"
+    return (
+        f"{len(missing)} {what} left out, as not all members predicted them "
+        f"({lacking.path} lacks {missing[0]!r})"
+    )
+
+
 def _models(member: Member) -> Sequence["Model"]:
     """Models that predict a member's images here, if they are of one family."""
     return getattr(member.predictor, "models", ())

@@ -1,6 +1,6 @@
 """The members of an ensemble: runs, models, and predictions from anywhere, as raw instances."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from somaseg.instances import Instances
 from somaseg.predict.store import load_predictions
 from somaseg.runs.run import Run
 from somaseg.scoring.comparison import not_in_truth
-from somaseg.scoring.inputs import read_predictions, read_truth
+from somaseg.scoring.inputs import is_results, read_predictions, read_truth
 
 if TYPE_CHECKING:
     from somaseg.predict.predictor import Finder
@@ -44,6 +44,7 @@ class Member:
         predictor: of the images, if they are predicted here.
         one_class: whether the cells of an image are of one class, as far as it knows.
         names: class names that all members share, if they are known beforehand.
+        silent: images that it says nothing of, in a format that cannot say "nothing found".
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Member:
     predictor: "Finder | None" = None
     one_class: bool = False
     names: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -126,7 +128,21 @@ def read_members(
             members.append(_predicting(path, kind, images, reference, views, tile, progress))
         else:
             members.append(_reading(path, kind, reference, ignore_unknown))
-    return members
+    spoken = dict.fromkeys(name for member in members for name in member.ids)
+    return [
+        _completed(member, spoken, reference)
+        if member.kind == "predictions" and is_results(member.path)
+        else member
+        for member in members
+    ]
+
+
+def _completed(member: Member, spoken: Iterable[str], reference: Dataset) -> Member:
+    """A member of a list of results: of what others speak and it does not, it found nothing."""
+    silent = tuple(name for name in spoken if name not in member.raw or not len(member.raw[name]))
+    empty = {name: Instances.empty(reference[name].size, reference.names) for name in silent}
+    raw = member.raw | empty
+    return replace(member, ids=tuple(raw), load=partial(dict, raw), silent=silent)
 
 
 def common_ids(members: Sequence[Member], reference: Dataset | None = None) -> list[str]:
@@ -326,18 +342,4 @@ def load_images(path: Path) -> Dataset:
     return replace(
         dataset,
         samples=tuple(replace(sample, instances=None) for sample in dataset),
-    )
-
-
-def left_out(members: Sequence[Member], ids: Sequence[str]) -> str:
-    """One line on the images that not all members predicted; empty if there are none."""
-    every = dict.fromkeys(name for member in members for name in member.ids)
-    missing = [name for name in every if name not in set(ids)]
-    if not missing:
-        return ""
-    lacking = next(member for member in members if missing[0] not in member.ids)
-    what = "image is" if len(missing) == 1 else "images are"
-    return (
-        f"{len(missing)} {what} left out, as not all members predicted them "
-        f"({lacking.path} lacks {missing[0]!r})"
     )

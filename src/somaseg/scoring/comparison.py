@@ -1,5 +1,6 @@
 """Put predictions beside the truth, image by image: overlaps computed once, for every score."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,6 +105,7 @@ def compare(
     ignore_unknown: bool = False,
     workers: int | None = None,
     progress: Callable[[], None] | None = None,
+    shared: bool = False,
 ) -> Comparison:
     """Compare predictions with the annotated images of a data set, in parallel over images.
 
@@ -111,18 +113,28 @@ def compare(
         truth: images without annotation are left out (with a note); an image with zero annotated
             cells counts.
         predictions: instances by image id. An annotated image that is missing here counts as one
-            in which nothing was found (with a note).
+            in which nothing was found (with a note, and a Python warning).
         source: what to call the predictions in messages (their file).
         ignore_unknown: leave predictions of images that ``truth`` does not have out of account.
         workers: threads; default: as many as there are processors.
         progress: called after each image.
+        shared: compare only the images that are predicted; what is missing does not count.
 
     Raises:
-        SomasegError: no image is annotated, a predicted image is unknown or differs in size.
+        SomasegError: no image is annotated (or, with ``shared``, predicted), a predicted image is
+            unknown or differs in size.
     """
     samples = [sample for sample in truth if sample.instances is not None]
     if not samples:
         raise SomasegError(f"{truth.source}: no image is annotated, so there is nothing to score")
+    missing = [sample.id for sample in samples if sample.id not in predictions]
+    if shared:
+        samples = [sample for sample in samples if sample.id in predictions]
+        if not samples:
+            raise SomasegError(f"{source}: no annotated image of {truth.source} is predicted")
+    elif missing:
+        text = f"{source}: {_some(missing)} missing and counted as if nothing was found"
+        warnings.warn(f"{text}; shared=True leaves them out", stacklevel=2)
     unknown = [name for name in predictions if name not in truth]
     if unknown and not ignore_unknown:
         raise not_in_truth(unknown, source, truth.source)
@@ -145,7 +157,7 @@ def compare(
         return result
 
     images = tuple(map_images(overlaps, samples, workers))
-    notes = _notes(truth, samples, predictions, source, names, images)
+    notes = _notes(truth, missing, shared, predictions, source, names, images)
     return Comparison(names, images, len(truth.names), notes)
 
 
@@ -159,7 +171,8 @@ def not_in_truth(ids: Sequence[str], source: str, truth: str) -> SomasegError:
 
 def _notes(
     truth: Dataset,
-    samples: Sequence[Sample],
+    missing: Sequence[str],
+    shared: bool,
     predictions: Mapping[str, Instances],
     source: str,
     names: tuple[str, ...],
@@ -170,9 +183,9 @@ def _notes(
     bare = [sample.id for sample in truth if sample.instances is None]
     if bare:
         notes.append(f"{truth.source}: {_some(bare)} not annotated and left out of the score")
-    missing = [sample.id for sample in samples if sample.id not in predictions]
     if missing:
-        notes.append(f"{source}: {_some(missing)} missing and counted as if nothing was found")
+        how = "left out of the score" if shared else "counted as if nothing was found"
+        notes.append(f"{source}: {_some(missing)} missing and {how}")
     unknown = [name for name in predictions if name not in truth]
     if unknown:
         notes.append(f"{source}: {_some(unknown)} not in {truth.source} and left out")

@@ -49,6 +49,11 @@ def read_truth(path: str | Path, predictions: str | Path | None = None) -> Datas
     return reading.dataset
 
 
+def is_results(path: str | Path) -> bool:
+    """Whether a file, or what is meant of a folder, is a list of COCO results."""
+    return is_results_file(_file_meant(Path(path)))
+
+
 def read_predictions(
     path: str | Path, truth: Dataset, ignore_unknown: bool = False
 ) -> dict[str, Instances]:

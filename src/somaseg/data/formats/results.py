@@ -116,6 +116,7 @@ class _Key:
 def _key(content: list[Any], dataset: Dataset | None) -> _Key:
     entries = [entry for entry in content if isinstance(entry, dict)]
     met = {_category(entry) for entry in entries if isinstance(_category(entry), int | str)}
+    images: dict[Any, str]
     if dataset is None:
         images = {
             entry["image_id"]: str(entry["image_id"])
@@ -130,10 +131,12 @@ def _key(content: list[Any], dataset: Dataset | None) -> _Key:
         sizes = {name: sizes[name] for name in images.values() if name in sizes}
         numbers: dict[Any, str] = {}
     else:
-        images = {name: name for name in dataset.ids}
+        images = {int(name): name for name in dataset.ids if name.isdecimal()}
+        images |= {name: name for name in dataset.ids}
         numbers = {i + 1: name for i, name in enumerate(dataset.names)}
         source = Path(dataset.source)
-        if source.suffix.lower() == ".json" and not is_results_file(source):
+        # Of several files it is their names with words between: no file to look into.
+        if source.suffix.lower() == ".json" and source.is_file() and not is_results_file(source):
             ids = coco_image_ids(dataset.source)
             images |= {number: name for name, number in ids.items() if name in dataset}
             numbers = coco_categories(dataset.source)
