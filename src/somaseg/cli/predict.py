@@ -61,6 +61,15 @@ def predict(
             help="Side of a pixel in µm: the table has sizes in µm, too.", show_default=False
         ),
     ] = None,
+    diameter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PX|auto",
+            help="Diameter of the cells in pixels, where it is not that of the model's images: "
+            "they are scaled by it. auto: estimated from each image.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -101,7 +110,7 @@ def predict(
     given = gather(images)
     more = tuple(filter(None, (name.strip() for name in write.split(","))))
     check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
-    segmenter = load_segmenter(model, views, tile, overlap)
+    segmenter = load_segmenter(model, views, tile, overlap, diameter)
     finished = 0
 
     def count(name: str) -> None:
@@ -135,6 +144,10 @@ def predict(
     typer.echo(f"{len(found.cells)} images, {found.total} cells: {out}")
     if again > 0:
         typer.echo(f"{again} of them stood already, from the same model and options")
+    if found.diameters and diameter == "auto":
+        taken = sorted(found.diameters.values())
+        middle = taken[len(taken) // 2]
+        typer.echo(f"diameters taken: {taken[0]:.0f} … {taken[-1]:.0f} px, half below {middle:.0f}")
     if part != (1, 1):
         typer.echo("once all shards are done, the same command without --shard writes the tables")
     left = [*given.left_out, *found.failed.values()]

@@ -45,10 +45,13 @@ class Bands:
         parts: the instances of each band, or the file that holds them.
         counts: instances of each.
         reaches: int64 (bands, 2), first row with a pixel of a band, and the one after the last.
+        diameter: of the cells in pixels, that the image was scaled by, if it was.
     """
 
-    def __init__(self, size: Size, parts: Iterable[Path | Instances]) -> None:
-        self.size, self.parts = size, tuple(parts)
+    def __init__(
+        self, size: Size, parts: Iterable[Path | Instances], diameter: float | None = None
+    ) -> None:
+        self.size, self.parts, self.diameter = size, tuple(parts), diameter
         self.load = lru_cache(maxsize=3)(self._read)
         loaded = [self.load(i) for i in range(len(self.parts))]
         self.counts = [len(part) for part in loaded]

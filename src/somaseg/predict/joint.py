@@ -30,6 +30,11 @@ class JointPredictor(Finder):
         # Tiles must be the same for all: those of the member that needs the widest overlap.
         self.widest = max((predictor for predictor, _ in members), key=lambda p: p.overlap)
 
+    @property
+    def diameter(self) -> float:
+        """Diameter in pixels of the cells that it was trained on."""
+        return self.members[0][0].diameter
+
     def grid(self, size: tuple[int, ...]) -> Grid:
         """Tiles of an image of ``size`` (h, w)."""
         return self.widest.grid(size)

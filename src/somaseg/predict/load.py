@@ -10,6 +10,7 @@ from somaseg.errors import SomasegError
 from somaseg.files import read_json
 from somaseg.models.bundle import read_bundle
 from somaseg.predict.predictor import TILE
+from somaseg.predict.scale import Diameter, check_diameter
 from somaseg.predict.segmenter import Segmenter
 from somaseg.runs.run import Run
 
@@ -31,6 +32,7 @@ def load_segmenter(
     views: str | None = None,
     tile: int = TILE,
     overlap: int | None = None,
+    diameter: Diameter = None,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -42,10 +44,18 @@ def load_segmenter(
             its members were tuned with.
         tile: side of a tile for large images.
         overlap: of neighbouring tiles; by default as wide as eight cells.
+        diameter: of the cells in pixels, or ``auto``, where images have another scale than those
+            that the model was trained on.
 
     Raises:
         SomasegError: no such run or model, or not whole.
     """
+    segmenter = _load(model, views, tile, overlap)
+    segmenter.diameter = check_diameter(diameter)
+    return segmenter
+
+
+def _load(model: str | Path | None, views: str | None, tile: int, overlap: int | None) -> Segmenter:
     path = _find(model)
     if path.is_dir():
         run = Run.open(path)

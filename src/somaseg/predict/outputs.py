@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,17 @@ from typing import Any
 import torch
 
 from somaseg import __version__
-from somaseg.data.formats.results import result_entries
+from somaseg.data.formats.results import result_entries, write_results
+from somaseg.data.formats.submission import write_submission
 from somaseg.data.tables import csv_text
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels
 from somaseg.errors import SomasegError
 from somaseg.files import CannotWrite, check_apart, file_name, own_folder, remove_folder, write_json
 from somaseg.folders import IMAGES, LABELS, OVERLAYS, RESULTS, SUBMISSION, kind_of
+from somaseg.instances import Instances
 from somaseg.masks.parallel import available_workers
+from somaseg.predict.bands import Bands
 from somaseg.predict.pictures import write_label_image, write_overlay
 from somaseg.predict.results import (
     check_more,
@@ -47,11 +50,13 @@ class Segmented:
         cells: number of cells by image id, in the order of the images.
         failed: why an image was left out, by id.
         done: ids of the images that this call has predicted; of the others the results stood.
+        diameters: of the cells in pixels, by image id, that images were scaled by, if they were.
     """
 
     cells: dict[str, int]
     failed: dict[str, str]
     done: tuple[str, ...]
+    diameters: dict[str, float]
 
     @property
     def total(self) -> int:
@@ -196,7 +201,31 @@ def segment_samples(
         {name: shards.finished[name][1].cells for name in names},
         failed,
         tuple(sample.id for sample in todo if sample.id not in failed),
+        {
+            name: diameter
+            for name in names
+            if (diameter := shards.finished[name][1].diameter) is not None
+        },
     )
+
+
+def write(out: str | Path, found: Mapping[str, Instances]) -> None:
+    """Write what was found as `somaseg predict` does, but for the overlays.
+
+    Args:
+        out: folder for ``labels/ID.tif``, ``predictions.json`` and ``submission.csv``.
+        found: hard instances that share no pixel, by image id.
+
+    Raises:
+        SomasegError: soft or overlapping instances, or files that this program did not write.
+    """
+    out = Path(out)
+    check_outputs([Sample(name, cells.size) for name, cells in found.items()], out, overlays=False)
+    write_submission(out / SUBMISSION, found)
+    for name, cells in found.items():
+        bands = Bands(cells.size, [cells])
+        write_label_image(out / LABELS / f"{file_name(name)}.tif", bands)
+    write_results(out / RESULTS, found)
 
 
 class _Work:
@@ -252,7 +281,7 @@ class _Work:
         results = (entry for part in bands for entry in result_entries(part, sample.id))
         rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
         empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows
-        self.shards.add(sample.id, self.keys[sample.id], results, empty, [table])
+        self.shards.add(sample.id, self.keys[sample.id], results, empty, [table], bands.diameter)
 
     def _progress(self, name: str, done: int, total: int) -> None:
         if self.stopped.is_set():

@@ -38,6 +38,11 @@ class Finder(ABC):
         found = {place: self.find(gray[grid.slices(*place)], grid.shape) for place in grid}
         return stitch(grid, found)[0]
 
+    @property
+    @abstractmethod
+    def diameter(self) -> float:
+        """Diameter in pixels of the cells that it was trained on."""
+
     @abstractmethod
     def grid(self, size: tuple[int, ...]) -> Grid:
         """Tiles of an image of ``size`` (h, w)."""
@@ -97,6 +102,11 @@ class Predictor(Finder):
         self.overlap = default_overlap(models, tile) if overlap is None else overlap
         self.fusion = fusion
         self.grid((tile, tile))  # a wrong overlap is told before the first image
+
+    @property
+    def diameter(self) -> float:
+        """Diameter in pixels of the cells that it was trained on."""
+        return self.models[0].info.diameter
 
     def grid(self, size: tuple[int, ...]) -> Grid:
         """Tiles of an image of ``size`` (h, w).

@@ -3,8 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
+import numpy as np
+
+from somaseg.data.images import read_image
+from somaseg.data.types import Dataset
 from somaseg.decide import Fusion, Settle, default_settings, dump_settings, parse_settings
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
@@ -15,6 +19,14 @@ from somaseg.models.registry import validate
 from somaseg.predict.bands import Bands, segment
 from somaseg.predict.joint import JointPredictor
 from somaseg.predict.predictor import TILE, Finder, Predictor, Progress
+from somaseg.predict.scale import (
+    Diameter,
+    check_diameter,
+    estimate_diameter,
+    rescale,
+    restore,
+    scale_for,
+)
 
 
 class Segmenter:
@@ -28,9 +40,11 @@ class Segmenter:
 
     Attributes:
         rescorer: learned scores, with settings of their own, if the run has them.
+        diameter: of the cells in pixels, or ``auto``; none for that which the model knows.
     """
 
     rescorer: Rescorer | None = None
+    diameter: Diameter = None
 
     def __init__(
         self, predictor: Finder, names: Sequence[str], settings: Settle, one_class: bool
@@ -104,15 +118,45 @@ class Segmenter:
         )
         return cls(predictor, info.names, settings, info.one_class)
 
-    def __call__(self, image: Image) -> Instances:
-        """Segment one image, (h, w) or (h, w, 3), of any intensity range.
+    @overload
+    def __call__(self, image: Image | str | Path, diameter: Diameter = None) -> Instances: ...
+
+    @overload
+    def __call__(self, image: Dataset, diameter: Diameter = None) -> dict[str, Instances]: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], diameter: Diameter = None
+    ) -> list[Instances]: ...
+
+    def __call__(
+        self,
+        image: Image | str | Path | Dataset | list[Any] | tuple[Any, ...],
+        diameter: Diameter = None,
+    ) -> Instances | dict[str, Instances] | list[Instances]:
+        """Segment an image, or several; results are held in memory.
+
+        Args:
+            image: array (h, w) or (h, w, 3) of any intensity range, the path of one, a list of
+                these, or a data set.
+            diameter: of the cells in pixels, or ``auto``, if it is not that which the model knows;
+                by default :attr:`diameter`.
+
+        Returns:
+            Hard, disjoint instances; of a list, a list, and of a data set, by image id.
 
         Raises:
-            SomasegError: the array is no such image.
+            SomasegError: the array is no such image, or a file cannot be read.
         """
+        if isinstance(image, Dataset):
+            return {sample.id: self(sample.image(), diameter) for sample in image}
+        if isinstance(image, str | Path):
+            image = read_image(image)
+        if not isinstance(image, np.ndarray):
+            return [self(one, diameter) for one in image]
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
             raise SomasegError(f"image of shape {image.shape}: must be (h, w) or (h, w, 3)")
-        return self.bands(image).whole()
+        return self.bands(image, diameter=diameter).whole()
 
     def bands(
         self,
@@ -121,8 +165,34 @@ class Segmenter:
         levels: tuple[float, float] | None = None,
         stamp: Any = None,
         progress: Progress | None = None,
+        diameter: Diameter = None,
     ) -> Bands:
-        """Segment one image, in bounded memory if there is a folder; see :func:`segment`."""
+        """Segment one image, in bounded memory if there is a folder; see :func:`segment`.
+
+        An image whose cells have another diameter than the model knows is scaled as a whole, in
+        memory, and so are its final instances.
+        """
+        wanted = check_diameter(self.diameter if diameter is None else diameter)
+        if wanted == "auto":
+            wanted = estimate_diameter(
+                lambda part: self._segment(part).whole(), image, self.predictor.diameter
+            )
+        if wanted is None:
+            return self._segment(image, folder, levels, stamp, progress)
+        scale = scale_for(float(wanted), self.predictor.diameter)
+        size = (int(image.shape[0]), int(image.shape[1]))
+        scaled = rescale(image, scale)
+        found = self._segment(scaled, folder, None, [stamp, scale], progress).whole()
+        return Bands(size, [restore(found, size)], float(wanted))
+
+    def _segment(
+        self,
+        image: Image,
+        folder: str | Path | None = None,
+        levels: tuple[float, float] | None = None,
+        stamp: Any = None,
+        progress: Progress | None = None,
+    ) -> Bands:
         rescorer = self.rescorer
         if rescorer is not None and rescorer.settings is None:
             rescorer = None
@@ -152,5 +222,6 @@ class Segmenter:
             dump_settings(self.settings),
             self.one_class,
             learned,
+            self.diameter,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -35,6 +35,7 @@ class Entry:
         key: fingerprint of the image, the model and the options.
         cells: found.
         results, rows, table: first byte and number of bytes in the three files.
+        diameter: of the cells in pixels, that the image was scaled by, if it was.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Entry:
     results: tuple[int, int]
     rows: tuple[int, int]
     table: tuple[int, int]
+    diameter: float | None = None
 
 
 class Shards:
@@ -84,6 +86,7 @@ class Shards:
         results: Iterable[dict[str, Any]],
         rows: Iterable[str],
         table: Iterable[str] = (),
+        diameter: float | None = None,
     ) -> None:
         """Append what was found in an image; it is on the disk when this returns.
 
@@ -93,6 +96,7 @@ class Shards:
             results: COCO results, an entry a cell.
             rows: of the submission, each with its line's end.
             table: rows of the table of cells, likewise.
+            diameter: that the image was scaled by.
         """
         with self._lock:
             count = 0
@@ -105,7 +109,7 @@ class Shards:
 
             placed = self._append("results.jsonl", lines())
             places = self._append("rows.csv", rows), self._append("cells.csv", table)
-            entry = Entry(name, key, count, placed, *places)
+            entry = Entry(name, key, count, placed, *places, diameter)
             self._append("index.jsonl", [json.dumps(asdict(entry)) + "\n"])
             self.finished[name] = self.name, entry
 

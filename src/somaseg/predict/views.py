@@ -77,8 +77,7 @@ class View:
         """
         turned = self._turned(size)
         if self.scale != 1:
-            flat = _resampled(found, turned)
-            found = found.replace(size=turned, **flat._asdict()).tightened()[0]
+            found = resample(found, turned)
         if self.turns % 4 or self.mirrored:
             boxes = _turned_boxes(found.boxes, turned, self.turns % 4, self.mirrored)
             pixels = np.empty_like(found.pixels)
@@ -148,6 +147,14 @@ def _turn(boxes, pixels, offsets, turns, mirrored, out):  # type: ignore[no-unty
                     new[y, x] = crop[h - 1 - y, w - 1 - u]
                 else:
                     new[y, x] = crop[u, w - 1 - y]
+
+
+def resample(found: Instances, size: Size) -> Instances:
+    """Bring instances onto the pixels of an image enlarged or reduced to ``size``.
+
+    Bilinear; hard masks are cut at a half. Rows without a pixel there are left out.
+    """
+    return found.replace(size=size, **_resampled(found, size)._asdict()).tightened()[0]
 
 
 def _resampled(found: Instances, size: Size) -> Flat:

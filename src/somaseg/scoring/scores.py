@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
+from somaseg.instances import Instances
 from somaseg.scoring.coco import CocoScore, coco_score
-from somaseg.scoring.comparison import Comparison
+from somaseg.scoring.comparison import Comparison, compare
 from somaseg.scoring.competition import CompetitionScore, competition_score
 from somaseg.scoring.explain import Explanation, explain_score
+from somaseg.scoring.inputs import read_predictions, read_truth
 from somaseg.scoring.match import Matching
 from somaseg.scoring.panoptic import PanopticScore, panoptic_score
 
@@ -85,3 +89,25 @@ def evaluate(
         explanation=explain_score(comparison) if with_explanation else None,
         notes=tuple(notes),
     )
+
+
+def score(
+    truth: Dataset | str | Path, predictions: Mapping[str, Instances] | str | Path
+) -> Evaluation:
+    """Score predictions; ``.competition.map`` is the score by which somaseg decides.
+
+    Args:
+        truth: annotated images, or where they are.
+        predictions: hard instances by image id, or where they are.
+
+    Raises:
+        SomasegError: nothing readable, no annotated image, or predictions of other images.
+    """
+    source = "predictions"
+    if not isinstance(predictions, Mapping):
+        source = str(predictions)
+    if not isinstance(truth, Dataset):
+        truth = read_truth(truth, None if isinstance(predictions, Mapping) else predictions)
+    if not isinstance(predictions, Mapping):
+        predictions = read_predictions(predictions, truth)
+    return evaluate(compare(truth, predictions, source))
