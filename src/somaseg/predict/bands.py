@@ -34,6 +34,9 @@ from somaseg.predict.stitch import stitch
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.predict.tiles import Grid
 
+ROOM = 16
+"""Pixels around what is settled together."""
+
 
 class Bands:
     """Final instances of an image: hard, disjoint, in bands from top to bottom.
@@ -258,6 +261,8 @@ def _settle_bands(
         above = above[above.boxes[:, 3] > low]
         # In a frame of their own: settling allots pixels on a plane of the size of the image.
         top, bottom = _reach(np.concatenate([cells.boxes, above.boxes]))
+        # With room for what settling moves by the annotations' offset.
+        top, bottom = max(top - ROOM, 0), min(bottom + ROOM, grid.size[0])
         frame = (bottom - top, grid.size[1])
         final = settle(cells.window(frame, (0, -top))[0], settings)
         centres = top + (final.boxes[:, 1] + final.boxes[:, 3]) / 2
