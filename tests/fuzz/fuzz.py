@@ -283,7 +283,7 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> tuple[Counter, list
             arguments = (Path(name), first, 1, count, seed, queue)
             process = context.Process(target=worker, args=arguments, daemon=True)
             process.start()
-            number, what, data, limit = first - 1, "start", b"", 300
+            number, what, data, limit = first - 1, "start", b"", 900  # compiles kernels
             while True:
                 try:
                     message = queue.get(timeout=limit)
