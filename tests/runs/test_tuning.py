@@ -17,7 +17,9 @@ from somaseg.models.bundle import load_model
 from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.info import learn_info
 from somaseg.predict.load import load_segmenter
+from somaseg.predict.predictor import Finder
 from somaseg.predict.store import save_predictions
+from somaseg.predict.tiles import Grid
 from somaseg.runs.run import DataConfig, Run, RunConfig
 from somaseg.runs.tuning import curves_figure, decide_run, write_settings
 from somaseg.scoring import compare, competition_score
@@ -49,6 +51,22 @@ def run(data, tmp_path):
             run.part(fold) / "training.json", {"seconds": 1, "cpu_seconds": 1, "parameters": 1}
         )
     return run
+
+
+class Given(Finder):
+    """Finds what it is given, in one tile."""
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def grid(self, size):
+        return Grid(tuple(size[:2]), 1024, 0)
+
+    def find(self, gray, shape=None):
+        return self.raw
+
+    def fingerprint(self):
+        return "given"
 
 
 def tune_run(run, *arguments, **options):
@@ -109,7 +127,7 @@ def test_new_images_are_rescored(run):
     sample = run.dataset()[0]
     raw = run.raw_predictions()[sample.id]
     segmenter = load_segmenter(run.folder)
-    segmenter.predictor = lambda image: raw
+    segmenter.predictor = Given(raw)
     rescorer = Rescorer.load(run.rescorer_path)
     expected = settle(rescorer(raw), rescorer.settings, one_class=True)
     found = segmenter(sample.image())
