@@ -7,6 +7,7 @@ import typer
 
 from somaseg.cli.options import (
     ClassWeightsOption,
+    DeviceOption,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def ensemble(
         bool,
         typer.Option("--ignore-unknown", help="Leave out images that --data does not have."),
     ] = False,
+    device: DeviceOption = None,
 ) -> None:
     """Join what several members found to one set of masks.
 

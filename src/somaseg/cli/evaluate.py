@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from somaseg.cli.options import DeviceOption
 from somaseg.cli.predict import VIEWS_HELP
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def evaluate(
             "too.)",
         ),
     ] = False,
+    device: DeviceOption = None,
 ) -> None:
     """Score PREDICTIONS, or those of a model, against TRUTH.
 

@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     ANNOTATED,
     AUTO,
     ClassWeightsOption,
+    DeviceOption,
     FormatOption,
     ImagesOption,
     data_config,
@@ -70,6 +71,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Plan, cross-validate several families, tune, ensemble, score: all in one go.
 

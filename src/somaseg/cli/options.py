@@ -1,5 +1,6 @@
 """Options that several commands share: one name, one meaning, one help text."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,25 @@ FromOption = Annotated[
 
 FoldViewsOption = Annotated[
     str, typer.Option(help="Test-time views of out-of-fold images: none, flips, all.")
+]
+
+
+def _use_device(name: str | None) -> str | None:
+    # Checked where a network is placed: PyTorch takes seconds to import. Children inherit it.
+    if name is not None:
+        os.environ["SOMASEG_DEVICE"] = name
+    return name
+
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where networks run: auto (a CUDA GPU if there is one), cpu, cuda:N or mps; without, "
+        "what SOMASEG_DEVICE says, else auto.",
+        callback=_use_device,
+        show_default=False,
+    ),
 ]
 
 

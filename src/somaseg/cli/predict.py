@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from somaseg.cli.options import DeviceOption
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -90,6 +92,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Find the cells in micrographs.
 

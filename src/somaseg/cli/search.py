@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
+    DeviceOption,
     FoldsOption,
     FoldViewsOption,
     FormatOption,
@@ -56,6 +57,7 @@ def search(
     ] = None,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.
 

@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
+    DeviceOption,
     FoldsOption,
     FoldViewsOption,
     FormatOption,
@@ -70,6 +71,7 @@ def train(
     ] = None,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Cross-validate a model on annotated images, and score it on images it has not seen.
 

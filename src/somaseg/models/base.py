@@ -71,6 +71,9 @@ class Model(ABC):
     def parameter_count(self) -> int:
         """How many numbers it has learned, or has from others who did."""
 
+    def place(self, device: torch.device) -> None:  # noqa: B027
+        """Bring what runs on a device there; by default nothing does."""
+
     def parts(self) -> dict[str, bytes]:
         """Return what goes into the model file besides tensors, by name."""
         return {}
@@ -144,6 +147,10 @@ class Network(Model, nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def place(self, device: torch.device) -> None:
+        """Bring the weights to a device."""
+        self.to(device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state dict."""

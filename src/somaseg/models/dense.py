@@ -11,6 +11,7 @@ from torch import nn
 
 from somaseg.instances import Instances
 from somaseg.models.base import Gray, Maps
+from somaseg.models.device import predicting
 
 
 def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> Maps:
@@ -26,9 +27,9 @@ def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> M
         float32 (c, h, w).
     """
     padded, (height, width) = enlarge(gray, scale, multiple)
-    weights = next(network.parameters())
-    tensor = torch.from_numpy(padded)[None, None].to(weights.device)
-    with torch.inference_mode():
+    device = next(network.parameters()).device
+    with predicting(device):
+        tensor = torch.from_numpy(padded)[None, None].to(device)
         out = network(tensor.to(memory_format=torch.channels_last))[0].float().cpu().numpy()
     # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
     rows, columns = out.shape[1] / padded.shape[0], out.shape[2] / padded.shape[1]

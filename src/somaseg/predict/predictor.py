@@ -17,6 +17,7 @@ from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.models.base import Dense, Gray, Image, Maps, Model, Region
+from somaseg.models.device import choose_device, keep_memory
 from somaseg.predict.stitch import stitch
 from somaseg.predict.tiles import Grid, network_unit
 from somaseg.predict.views import VIEWS
@@ -73,6 +74,7 @@ class Predictor(Finder):
         tile: largest side of a tile, in image pixels.
         overlap: of neighbouring tiles; by default :func:`default_overlap`.
         fusion: how instances of members and views are fused (region families).
+        device: where the networks run, as for :func:`somaseg.models.device.choose_device`.
 
     Raises:
         SomasegError: no model, members of several families or classes, unknown views, or an
@@ -86,6 +88,7 @@ class Predictor(Finder):
         tile: int = TILE,
         overlap: int | None = None,
         fusion: Fusion | None = None,
+        device: str | None = None,
     ) -> None:
         if not models:
             raise SomasegError("no model to predict with")
@@ -98,6 +101,10 @@ class Predictor(Finder):
                     "models of different families or classes are no members of one run; "
                     "join their predictions with `somaseg ensemble`"
                 )
+        keep_memory()
+        place = choose_device(device)
+        for model in models:
+            model.place(place)
         self.models, self.views, self.tile = list(models), VIEWS[views], tile
         self.overlap = default_overlap(models, tile) if overlap is None else overlap
         self.fusion = fusion

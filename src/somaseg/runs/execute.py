@@ -38,6 +38,7 @@ def execute(
     # Two processes with two threads each on two cores are many times slower than with one each.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         environment.setdefault(name, threads)
+    gpus = free_gpus(jobs)
     waiting = list(tasks)
     running: list[subprocess.Popen[str]] = []
     failures: list[str] = []
@@ -55,15 +56,18 @@ def execute(
                 if not waiting or failures:
                     return
                 name, arguments = waiting.pop(0)
+                gpu = gpus.pop(0) if gpus else {}
                 process = subprocess.Popen(
                     [sys.executable, "-m", module, *arguments],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env=environment,
+                    env=environment | gpu,
                 )
                 running.append(process)
             _follow(process, lambda event, name=name: tell(name, event))  # type: ignore[misc]
+            with lock:
+                gpus.extend([gpu] if gpu else [])
 
     threads_running = [threading.Thread(target=work, daemon=True) for _ in range(max(jobs, 1))]
     try:
@@ -111,7 +115,33 @@ def _follow(process: "subprocess.Popen[str]", tell: Callable[[dict[str, Any]], N
 
 
 def default_jobs() -> int:
-    """Tasks at a time that this machine bears: one a GPU, else one a core."""
+    """Tasks at a time that the chosen devices bear: one a GPU, else one a core."""
     import torch
 
-    return torch.cuda.device_count() or default_threads(1)
+    from somaseg.models.device import VARIABLE, choose_device
+
+    if choose_device().type == "cpu":
+        return default_threads(1)
+    # Without a word all GPUs are used; one that was named is alone.
+    return torch.cuda.device_count() if os.environ.get(VARIABLE, "auto") == "auto" else 1
+
+
+def free_gpus(jobs: int) -> list[dict[str, str]]:
+    """Environments of tasks, by which each sees one GPU and no two the same, as far as there are.
+
+    Args:
+        jobs: tasks at a time; those beyond the GPUs share them in turn.
+    """
+    import torch
+
+    from somaseg.models.device import VARIABLE, choose_device
+
+    device = choose_device()
+    if device.type != "cuda":
+        return []
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    seen = seen or [str(i) for i in range(torch.cuda.device_count())]
+    if os.environ.get(VARIABLE, "auto") != "auto":
+        seen = [seen[device.index]]
+    chosen = [{"CUDA_VISIBLE_DEVICES": name, VARIABLE: "cuda:0"} for name in seen]
+    return [chosen[i % len(chosen)] for i in range(max(jobs, 1))]

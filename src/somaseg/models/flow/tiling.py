@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from somaseg.models.base import Gray, Maps
+from somaseg.models.device import predicting
 
 Run = Callable[[Tensor], Tensor]
 
@@ -77,7 +78,7 @@ def run_tiled(
         parts = np.stack(
             [_flip(padded[y : y + height, x : x + width], up, over) for y, x, up, over in batch]
         )
-        with torch.inference_mode():
+        with predicting(device or torch.device("cpu")):
             out = network(torch.from_numpy(parts)[:, None].to(device)).float().cpu().numpy()
         if total is None:
             total = np.zeros((out.shape[1], *padded.shape), np.float32)

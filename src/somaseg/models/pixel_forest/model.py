@@ -15,6 +15,7 @@ from somaseg.instances import Instances
 from somaseg.models.base import Dense, Estimator, Gray, Maps, Table, fill
 from somaseg.models.config import ModelInfo
 from somaseg.models.dense import cell_means, enlarge, run_scaled, soften
+from somaseg.models.device import predicting
 from somaseg.models.nn.encoders import Encoder
 from somaseg.models.pixel_forest import boosting
 from somaseg.models.pixel_forest.config import PixelForestConfig
@@ -84,8 +85,10 @@ class PixelForest(Dense, Estimator):
     ) -> Table:
         """Draw pixels of one piece of an image."""
         working, extent = enlarge(gray, self.scale, self.net.multiple)
-        with torch.inference_mode():
-            features = self.net.features(torch.from_numpy(working)[None, None])[0].numpy()
+        device = next(self.net.parameters()).device
+        with predicting(device):
+            image = torch.from_numpy(working)[None, None].to(device)
+            features = self.net.features(image)[0].numpy()
         # The labels at the middle of each pixel of the features' grid; its padding has none.
         y, x = (
             np.minimum(
@@ -156,6 +159,10 @@ class PixelForest(Dense, Estimator):
         )
         classes = cell_means(found.labels, maps[len(KINDS) :]).argmax(axis=1).astype(np.int16)
         return soften(found.labels, cell, found.scores, classes, self.names)
+
+    def place(self, device: torch.device) -> None:
+        """Bring the encoder to a device; trees stay on the processor."""
+        self.net.to(device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the frozen encoder's weights."""

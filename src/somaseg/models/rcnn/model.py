@@ -20,6 +20,7 @@ from somaseg.instances import Instances
 from somaseg.masks.flat import offsets_of
 from somaseg.models.base import Batch, Gray, Image, Network, Region
 from somaseg.models.config import ModelInfo
+from somaseg.models.device import predicting
 from somaseg.models.rcnn.backbone import Pyramid
 from somaseg.models.rcnn.box import Detections
 from somaseg.models.rcnn.cascade import BoxStages
@@ -160,7 +161,7 @@ class RCNN(Region, Network):
         training = self.training
         self.eval()
         try:
-            with torch.inference_mode():
+            with predicting(self.device):
                 yield
         finally:
             self.train(training)
@@ -203,8 +204,8 @@ class RCNN(Region, Network):
             if self.scoring is not None:
                 score = self.scoring.rescore(pooled, masks, score, labels)
             places = (boxes / enlarged).cpu().numpy()
-            parts.append(paste(masks.cpu().numpy(), places, size, self.config.aligned))
-            scores.append(score.cpu().numpy())
+            parts.append(paste(masks.float().cpu().numpy(), places, size, self.config.aligned))
+            scores.append(score.float().cpu().numpy())
         if not parts:
             return Instances.empty(size, self.names, soft=True)
         crops = np.concatenate([part.boxes for part in parts])

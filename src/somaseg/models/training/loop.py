@@ -23,6 +23,7 @@ from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_text, writing
 from somaseg.models.base import Batch, Network
+from somaseg.models.device import choose_device, keep_memory
 from somaseg.models.training.checkpoint import save_checkpoint, take_up
 from somaseg.models.training.clock import Clock
 from somaseg.models.training.logs import Loggers, Progress, Row
@@ -82,10 +83,17 @@ def train_network(
             f"training.crop: {settings.crop} is not a multiple of {model.multiple}, "
             "which this network needs"
         )
+    keep_memory()
     torch.manual_seed(settings.seed)
     # Accelerate keeps the precision of a process's first training unless told to forget it.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=_precision(settings))
+    device = choose_device()
+    if device.index:
+        # By itself Accelerate takes the first GPU, or under torchrun one a process.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = device.type == "cpu" and gpu
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_precision(settings, device))
     sampler = CropSampler(
         samples,
         model.planes,
@@ -319,10 +327,10 @@ def _optimizer(model: Network, settings: TrainSettings) -> torch.optim.Optimizer
     return torch.optim.AdamW(parameters, lr=settings.rate)
 
 
-def _precision(settings: TrainSettings) -> str:
+def _precision(settings: TrainSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         # bfloat16 is slower than float32 on processors without matrix units for it.
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
