@@ -41,13 +41,8 @@ LONGEST = 350
 UPWARDS: set[str] = {
     "somaseg.predict.load -> somaseg.runs.run",
 }
-PRIVATE: set[str] = {
-    "somaseg.decide.table -> somaseg.masks.pieces._fill",
-    "somaseg.decide.table -> somaseg.masks.pieces._keep_largest",
-    "somaseg.models.flow.decode -> somaseg.models.flow.targets._label_flows",
-}
+PRIVATE: set[str] = set()
 LONG: set[str] = {
-    "somaseg.decide.table",
     "somaseg.instances",
 }
 

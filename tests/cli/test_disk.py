@@ -6,10 +6,9 @@ A limit on the size of files stands for the full disk: a write fails in its midd
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections import namedtuple
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -25,27 +24,18 @@ from somaseg.models.bundle import load_model
 from somaseg.runs.cross_validate import cross_validate
 from somaseg.runs.disk import model_bytes
 from somaseg.runs.run import DataConfig, Run, RunConfig
+from tests.cli import run
+from tests.cli.run import largest_file
 
 PRESET = {
     "model": {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16},
     "training": {"steps": 4, "batch": 1, "crop": 64, "log_every": 2, "checkpoint_minutes": 1e-4},
 }
-LIMITED = """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
-from somaseg.cli import main
-main()
-"""
 
 
 def somaseg(*arguments, limit=None):
-    program = LIMITED.format(limit or -1)
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with largest_file(limit) if limit else nullcontext():
+        return run.somaseg(*arguments, check=False)
 
 
 def assert_told(done, *words):

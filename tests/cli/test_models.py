@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from somaseg.cli.models import models
 from somaseg.models import catalogue
 from somaseg.models.registry import families, preset_names
+from tests.cli.run import somaseg
 from tests.models.test_catalogue import ONE
 
 app = typer.Typer()
@@ -71,12 +72,7 @@ def test_the_card_of_the_shipped_model_tells_data_licence_and_score():
 
 
 def test_a_card_of_what_is_not_there():
-    done = subprocess.run(
-        [sys.executable, "-m", "somaseg", "models", "nothing.safetensors", "--card"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = somaseg("models", "nothing.safetensors", "--card", check=False)
     assert done.returncode == 2
     assert "nothing.safetensors: no such model or run" in done.stderr
 

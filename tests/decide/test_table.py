@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from somaseg.data.types import Dataset, Sample
 from somaseg.decide import SettleSettings, settle
-from somaseg.decide.grid import AXES, Grid, make_grid, union
+from somaseg.decide.grid import AXES, SettingGrid, make_grid, union
 from somaseg.decide.table import score_table
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.scoring import compare, competition_score
 from tests.decide.make import NAMES, crowds
 
-SMALL = Grid(
+SMALL = SettingGrid(
     order=("smallest_first", "score", "largest_first"),
     nms_iou=(0.05, 0.5, 1.0),
     mask_threshold=(0.0, 0.35, 0.7),
@@ -48,7 +48,7 @@ def test_whole_table_of_predictions_that_are_nearly_right(truth):
     truth = truth.binary().disjoint(largest_piece=True)[0]
     moved = truth.window(truth.size, (1, 0))[0]
     raw = Instances.concat([truth.with_scores(0.5), moved.with_scores(0.8)])
-    grid = Grid(SMALL.order, (0.3, 1.0), (0.5,), (0.4, 0.6), (1, 30), (60, None))
+    grid = SettingGrid(SMALL.order, (0.3, 1.0), (0.5,), (0.4, 0.6), (1, 30), (60, None))
     table = score_table(raw, truth, grid)
     for place in itertools.product(*map(range, grid.shape)):
         assert table[place] == pytest.approx(score(raw, truth, grid.settings(place)), abs=1e-12)
@@ -64,7 +64,7 @@ def test_a_torn_neighbour_may_leave_a_hole_to_its_surroundings():
     cut[16:24, 15:18] = True
     raw = Instances.from_masks(np.array([disc, bar, cut]), scores=[0.9, 0.6, 0.3], names=("a",))
     raw = raw.replace(names=NAMES)
-    grid = Grid(("smallest_first",), (1.0,), (0.5,), (0.2, 0.5, 0.7), (1,), (None,))
+    grid = SettingGrid(("smallest_first",), (1.0,), (0.5,), (0.2, 0.5, 0.7), (1,), (None,))
     table = score_table(raw, raw[:1], grid)
     expected = [score(raw, raw[:1], grid.settings((0, 0, 0, k, 0, 0))) for k in range(3)]
     assert table.ravel() == pytest.approx(expected, abs=1e-12)

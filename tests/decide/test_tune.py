@@ -6,7 +6,7 @@ import pytest
 from somaseg.data.synthetic import KINDS, make_image
 from somaseg.data.types import Dataset, Sample
 from somaseg.decide import SettleSettings, default_settings, settle
-from somaseg.decide.grid import AXES, Grid
+from somaseg.decide.grid import AXES, SettingGrid
 from somaseg.decide.judge import Judge
 from somaseg.decide.tune import MOST_IMAGES, tune
 from somaseg.errors import SomasegError
@@ -169,7 +169,7 @@ def test_many_images_are_sampled(monkeypatch, material):
     assert MOST_IMAGES >= 100
 
 
-LINE = Grid(("smallest_first",), (0.3,), (0.5,), tuple(np.arange(20) / 20), (20,), (None,))
+LINE = SettingGrid(("smallest_first",), (0.3,), (0.5,), tuple(np.arange(20) / 20), (20,), (None,))
 DEFAULT = LINE.score.index(0.25)
 
 

@@ -55,7 +55,7 @@ def written(tmp_path_factory):
         text = (folder / "report.html").read_text(encoding="utf-8")
         assert re.findall(r'(?:src|href)="(?!data:)', text) == []
         _, _, part = text.partition("<h2>CV against the leaderboard</h2>")
-        part = part.split("<h1>")[0]
+        part = part.split("<h2>The data")[0]
         charts = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', part)
         plain = re.sub(r"<[^>]*>", "", re.sub(r"<figure><img[^>]*>", "", part))
         flowing = " ".join(html.unescape(plain).split())

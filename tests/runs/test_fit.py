@@ -20,6 +20,7 @@ from somaseg.models.bundle import read_bundle
 from somaseg.predict.load import load_segmenter
 from somaseg.runs.fit import fit
 from somaseg.runs.plan import read_plan
+from tests.cli.run import somaseg
 
 MODEL = {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16, "pretrained": "none"}
 TRAINING = {"steps": 10, "batch": 1, "crop": 64, "log_every": 1, "checkpoint_minutes": 0.0001}
@@ -27,13 +28,6 @@ TRAINING = {"steps": 10, "batch": 1, "crop": 64, "log_every": 1, "checkpoint_min
 
 def command(*arguments):
     return [sys.executable, "-m", "somaseg", *map(str, arguments)]
-
-
-def somaseg(*arguments, check=True):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -19,23 +19,12 @@ from somaseg.errors import SomasegError
 from somaseg.predict.load import load_segmenter
 from somaseg.predict.store import load_predictions
 from somaseg.runs.run import Run
+from tests.cli.run import somaseg
 
 PRESET = {
     "model": {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16},
     "training": {"steps": 8, "batch": 1, "crop": 64, "log_every": 2, "checkpoint_minutes": 0.0001},
 }
-
-
-def somaseg(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-c", "from somaseg.cli import main; main()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from numba.typed import Dict
 from somaseg.decide.grid import SettingGrid
 from somaseg.instances import Instances
 from somaseg.masks import overlap, pieces
+from somaseg.masks.crops import common_pixels, count_pixels, erase
 from somaseg.masks.flat import Flat, Ints, as_flat, solid
-from somaseg.masks.pieces import _fill, _keep_largest
+from somaseg.masks.pieces import fill_crops, keep_largest_crops
 from somaseg.scoring.match import THRESHOLDS
 
 Floats = npt.NDArray[np.float64]
@@ -306,15 +307,15 @@ def _outcome(scene, state, i, exact):  # type: ignore[no-untyped-def]
                 if exact:
                     other, _ = _piece(scene, state, j)
                     _fill_crop(boxes[j : j + 1], other)
-                _erase(full, boxes[i], other, boxes[j])
+                erase(full, boxes[i], other, boxes[j])
         for k in range(crop.size):
             crop[k] |= full[k]
-    area, passed = _count(crop), 0
+    area, passed = count_pixels(crop), 0
     truth_boxes, truth_pixels, truth_offsets = scene.truths
     for p in range(candidates.start[i], candidates.start[i + 1]):
         t = candidates.partner[p]
         other = truth_pixels[truth_offsets[t] : truth_offsets[t + 1]]
-        shared = _shared(crop, boxes[i], other, truth_boxes[t])
+        shared = common_pixels(crop, boxes[i], other, truth_boxes[t])
         union = area + scene.truth_areas[t] - shared
         while passed < percents.size and 100 * shared > percents[passed] * union:
             passed += 1
@@ -330,61 +331,15 @@ def _piece(scene, state, i):  # type: ignore[no-untyped-def]
     for p in range(near.start[i], near.start[i + 1]):
         j = near.partner[p]
         if state.present[j] and state.rank[j] < state.rank[i]:
-            _erase(crop, boxes[i], pixels[offsets[j] : offsets[j + 1]], boxes[j])
-    before = _count(crop)
-    _keep_largest(boxes[i : i + 1], crop, np.array([0, crop.size]), 1)
-    return crop, _count(crop) < before
+            erase(crop, boxes[i], pixels[offsets[j] : offsets[j + 1]], boxes[j])
+    before = count_pixels(crop)
+    keep_largest_crops(boxes[i : i + 1], crop, np.array([0, crop.size]), 1)
+    return crop, count_pixels(crop) < before
 
 
 @njit(cache=True, nogil=True)
 def _fill_crop(box, crop):  # type: ignore[no-untyped-def]
     """Fill the holes of a crop; whether there were any."""
     hole_area = np.zeros(1, np.int64)
-    _fill(box, crop, np.array([0, crop.size]), 0, crop.size, hole_area)
+    fill_crops(box, crop, np.array([0, crop.size]), 0, crop.size, hole_area)
     return hole_area[0] > 0
-
-
-@njit(cache=True, nogil=True)
-def _common(box, other):  # type: ignore[no-untyped-def]
-    """The rectangle that two boxes share: where its first row begins in each crop, its sides."""
-    x0, y0 = max(box[0], other[0]), max(box[1], other[1])
-    width, other_width = np.int64(box[2] - box[0]), np.int64(other[2] - other[0])
-    p = (y0 - box[1]) * width + x0 - box[0]
-    q = (y0 - other[1]) * other_width + x0 - other[0]
-    return p, width, q, other_width, min(box[2], other[2]) - x0, min(box[3], other[3]) - y0
-
-
-@njit(cache=True, nogil=True)
-def _erase(crop, box, other_crop, other_box):  # type: ignore[no-untyped-def]
-    """Clear the pixels that the other crop has."""
-    p, width, q, other_width, columns, rows = _common(box, other_box)
-    for _ in range(rows):
-        mine, theirs = crop[p : p + columns], other_crop[q : q + columns]
-        for k in range(mine.size):
-            mine[k] = 0 if theirs[k] != 0 else mine[k]
-        p += width
-        q += other_width
-
-
-@njit(cache=True, nogil=True)
-def _shared(crop, box, other_crop, other_box):  # type: ignore[no-untyped-def]
-    """Number of pixels that two crops share."""
-    p, width, q, other_width, columns, rows = _common(box, other_box)
-    total = 0
-    for _ in range(rows):
-        mine, theirs = crop[p : p + columns], other_crop[q : q + columns]
-        in_row = np.int32(0)  # narrow sums are vectorised better
-        for k in range(mine.size):
-            in_row = np.int32(in_row + ((mine[k] != 0) & (theirs[k] != 0)))
-        total += int(in_row)
-        p += width
-        q += other_width
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _count(crop):  # type: ignore[no-untyped-def]
-    total = np.int32(0)
-    for k in range(crop.size):
-        total = np.int32(total + (crop[k] != 0))
-    return int(total)

@@ -93,7 +93,7 @@ def _label(boxes, pixels, offsets, reach, pieces, counts):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def _keep_largest(boxes, pixels, offsets, reach):  # type: ignore[no-untyped-def]
+def keep_largest_crops(boxes, pixels, offsets, reach):  # type: ignore[no-untyped-def]
     """Clear all but the largest piece of each crop."""
     most_runs, most_lines = _room(boxes)
     runs = np.empty((most_runs, 2), np.int64)
@@ -119,7 +119,7 @@ def _keep_largest(boxes, pixels, offsets, reach):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def _fill(boxes, pixels, offsets, reach, most_filled, hole_areas):  # type: ignore[no-untyped-def]
+def fill_crops(boxes, pixels, offsets, reach, most_filled, hole_areas):  # type: ignore[no-untyped-def]
     """Set the pixels of holes up to ``most_filled`` to 1; add up all ``hole_areas``."""
     most_runs, most_lines = _room(boxes)
     runs = np.empty((most_runs, 2), np.int64)
@@ -186,7 +186,7 @@ def largest_piece(boxes: Boxes, pixels: Pixels, offsets: Ints, connectivity: int
     """
     flat = as_flat(boxes, pixels, offsets)
     kept = flat.pixels.copy()
-    _keep_largest(flat.boxes, kept, flat.offsets, _reach(connectivity))
+    keep_largest_crops(flat.boxes, kept, flat.offsets, _reach(connectivity))
     return kept
 
 
@@ -217,7 +217,7 @@ def fill_holes(
     filled = flat.pixels.copy()
     most = np.iinfo(np.int64).max if most is None else int(most)
     unused = np.zeros(len(flat.boxes), np.int64)
-    _fill(flat.boxes, filled, flat.offsets, 1 - _reach(connectivity), most, unused)
+    fill_crops(flat.boxes, filled, flat.offsets, 1 - _reach(connectivity), most, unused)
     return filled
 
 
@@ -225,5 +225,5 @@ def hole_areas(boxes: Boxes, pixels: Pixels, offsets: Ints, connectivity: int = 
     """Number of pixels in the holes of each crop, int64 (n,)."""
     flat = as_flat(boxes, pixels, offsets)
     areas = np.zeros(len(flat.boxes), np.int64)
-    _fill(*flat, 1 - _reach(connectivity), 0, areas)  # 0: nothing is filled
+    fill_crops(*flat, 1 - _reach(connectivity), 0, areas)  # 0: nothing is filled
     return areas

@@ -88,7 +88,8 @@ def check_outputs(
         overlays: whether there will be overlays.
         sources: further files that are read, such as the annotations.
         large: images of more pixels are large.
-        more, pixel_size: as for :func:`segment_samples`.
+        more: as for :func:`segment_samples`.
+        pixel_size: as `more`.
 
     Raises:
         SomasegError: a result that cannot be made, or would be written over what is read, or over a

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from somaseg.models.flow.targets import _label_flows, extents
+from somaseg.models.flow.targets import extents, flows_of
 
 STEPS = 200
 """Euler steps at most (Cellpose's ``niter``)."""
@@ -117,7 +117,7 @@ def flow_errors(
     Returns:
         float32 (n,).
     """
-    return _errors(labels, _label_flows(labels), flows, int(labels.max(initial=0)))
+    return _errors(labels, flows_of(labels), flows, int(labels.max(initial=0)))
 
 
 @njit(cache=True, nogil=True)

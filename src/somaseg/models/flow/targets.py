@@ -22,7 +22,7 @@ def label_flows(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         float32 (2, h, w): dy and dx of unit length inside cells, 0 outside. A pixel where the
         heat is level (as in a cell of one pixel) has length 0.
     """
-    return _label_flows(np.ascontiguousarray(labels, dtype=np.int32))
+    return flows_of(np.ascontiguousarray(labels, dtype=np.int32))
 
 
 @njit(cache=True, nogil=True)
@@ -48,7 +48,8 @@ def extents(labels: np.ndarray, top: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _label_flows(labels: np.ndarray) -> np.ndarray:
+def flows_of(labels: np.ndarray) -> np.ndarray:
+    """As :func:`label_flows`, to be called by compiled code: labels int32, in one block."""
     h, w = labels.shape
     flows = np.zeros((2, h, w), np.float32)
     top = 0
