@@ -8,6 +8,7 @@ import numpy as np
 
 from somaseg.data.facts import overlap_share
 from somaseg.data.faults import KINDS, Fault, Faults
+from somaseg.data.leaks import MOST, find_leaks
 from somaseg.data.load import read_dataset
 from somaseg.data.reading import Reading, message_without
 from somaseg.data.types import Dataset, Sample
@@ -85,9 +86,25 @@ def audit(
     ):
         message = "no cell in any image: there is nothing to train on"
         found.append(Fault("no cell", message, str(path)))
+    if need_images:
+        found += _same_fields(reading.dataset)
     rank = {kind: position for position, kind in enumerate(KINDS)}  # errors come first there
     found.sort(key=lambda fault: rank[fault.kind])  # stable: a kind's stay in the files' order
     return Audit(reading.dataset, tuple(found))
+
+
+def _same_fields(dataset: Dataset) -> list[Fault]:
+    """Images that show one field and are not kept together by a group."""
+    faults = []
+    for pair in find_leaks(dataset) if len(dataset) <= MOST else []:
+        first, second = dataset[pair.first], dataset[pair.second]
+        if first.group is None or first.group != second.group:
+            message = (
+                f"shows the field of {pair.first}, moved by {pair.shift[0]:+d} {pair.shift[1]:+d} "
+                f"pixels (peak {pair.peak:.0f}): give both one group, so that they share a fold"
+            )
+            faults.append(Fault("same field", message, str(second.image_path), image=pair.second))
+    return faults
 
 
 def _check_image(sample: Sample, faults: Faults) -> None:

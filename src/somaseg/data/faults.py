@@ -38,6 +38,7 @@ KINDS: dict[str, Severity] = {
     "annotation without image": "warning",
     "turned image": "warning",
     "crowd region": "warning",
+    "same field": "warning",
     "polygon outside": "warning",
     "duplicate mask": "warning",
     "near-duplicate mask": "warning",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
 from somaseg.data.formats.registry import format_names
+from somaseg.data.leaks import keep_together
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, read_yaml, write_json, write_text
 from somaseg.instances import Instances
@@ -102,7 +103,7 @@ class Run:
         dataset = load_annotated(config.data)
         if config.train_on is not None:
             learn_from(dataset, config.train_on)  # what is wrong with it is told now
-        folds = make_folds(dataset, config.folds, config.seed)
+        folds = make_folds(keep_together(dataset, config.folds), config.folds, config.seed)
         save_folds(folder / FOLDS, folds)
         # The config is written last: a folder with it is a whole run.
         write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

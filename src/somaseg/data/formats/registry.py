@@ -2,7 +2,7 @@
 
 A package adds a format by an entry point of the group ``somaseg.formats`` whose value is a
 :class:`Format`. The formats here go the same way, so that nothing knows more of them than of any
-other. docs/formats.md shows one from outside.
+other. docs/data_formats.md and docs/formats.md show some from outside.
 """
 
 import warnings
@@ -140,6 +140,12 @@ def formats() -> list[Format]:
 def writable() -> dict[str, Format]:
     """The formats that can be written, by name."""
     return {format.name: format for format in formats() if format.write is not None}
+
+
+def forget() -> None:
+    """Look anew at what is installed, the next time a format is asked for."""
+    _entries.cache_clear()
+    _load.cache_clear()
 
 
 @cache
