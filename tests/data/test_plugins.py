@@ -1,4 +1,4 @@
-"""A format from outside: the one that docs/data_formats.md shows, installed as its entry point says."""
+"""A format from outside: that of docs/data_formats.md, installed as its entry point says."""
 
 import re
 import subprocess
