@@ -32,7 +32,7 @@ TRAINING = {"batch": 2, "crop": 128, "log_every": 5, "average": 0.9, "rate": 2e-
 
 RAW, LABELS, TABLE = "predictions.npz", "labels", "submission.csv"
 PLACES = {
-    "fit": ("scores.json", "ensemble.yaml", "faults.json"),
+    "fit": ("scores.json", "faults.json"),
     "fit/members/flow": ("scores.json", "settle.json", "folds.json"),
     "fit/members/semantic": ("scores.json", "settle.json", "folds.json"),
     "run": ("scores.json", "settle.json", "folds.json"),

@@ -102,7 +102,8 @@ def is_leftover(path: str | Path) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether a file in a folder is a lock or a leftover, which say nothing of what it is."""
-    return path.name in (LOCK, HOLDER) or is_leftover(path)
+    locks = path.name.startswith(".") and path.name.endswith(".lock")
+    return locks or path.name == HOLDER or is_leftover(path)
 
 
 @contextlib.contextmanager
@@ -122,6 +123,7 @@ def hold(folder: str | Path, wait: float = 1.0) -> Iterator[None]:
         somaseg.files.CannotWrite: the folder cannot be written to.
     """
     folder = Path(folder)
+    fresh = not (folder / LOCK).exists()
     lock = _lock(folder / LOCK)
     again = lock.is_locked
     with writing(folder):
@@ -145,6 +147,10 @@ def hold(folder: str | Path, wait: float = 1.0) -> Iterator[None]:
                 },
             )
         yield
+    except SomasegError:
+        if fresh and kind_of(folder) is None:  # refused: nothing of ours is left in it
+            (folder / LOCK).unlink(missing_ok=True)
+        raise
     finally:
         if not again:
             (folder / HOLDER).unlink(missing_ok=True)

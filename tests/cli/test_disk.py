@@ -22,7 +22,7 @@ from somaseg.errors import SomasegError
 from somaseg.files import CannotWrite, write_text
 from somaseg.models.bundle import load_model
 from somaseg.runs.cross_validate import cross_validate
-from somaseg.runs.disk import model_bytes
+from somaseg.runs.machine import model_bytes
 from somaseg.runs.run import DataConfig, Run, RunConfig
 from tests.cli import run
 from tests.cli.run import largest_file

@@ -55,7 +55,7 @@ def test_everything_is_there(place):
     assert set(scores["members"]) == {"one", "two"}
     assert len(scores["nested"]["images"]) == 6
     assert scores["nested"]["weighted"] is not None
-    chosen = yaml.safe_load((run / "ensemble.yaml").read_text())
+    chosen = yaml.safe_load((run / "choice.yaml").read_text())
     assert set(chosen["by_fold"]) == {0, 1}
     assert set(chosen["choice"]["settings"]) == {"astro", "cort", "shsy5y"}
     page = (run / "report.html").read_text()
@@ -113,7 +113,7 @@ def test_killed_five_times_it_ends_the_same(place, tmp_path):
         for member in found["members"].values():
             del member["training"]  # the time it took
     assert one == other
-    assert (run / "ensemble.yaml").read_text() == (place / "run" / "ensemble.yaml").read_text()
+    assert (run / "choice.yaml").read_text() == (place / "run" / "choice.yaml").read_text()
     for path in (place / "run").glob("members/*/fold*/model.safetensors"):
         expected = load_file(path)
         again = load_file(run / path.relative_to(place / "run"))

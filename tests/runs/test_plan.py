@@ -8,7 +8,7 @@ from somaseg.data.fingerprint import fingerprint
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.models.registry import load_preset
-from somaseg.runs.hardware import GIB, Hardware, find_hardware
+from somaseg.runs.machine import GIB, Hardware, find_hardware
 from somaseg.runs.plan import (
     CANDIDATES,
     LEAST_STEPS,

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import yaml
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
+from somaseg.folders import kind_of
+from somaseg.models.bundle import read_bundle
 from somaseg.predict.load import load_segmenter
 from somaseg.predict.store import load_predictions
+from somaseg.runs.cross_validate import leave_model
 from somaseg.runs.run import Run
 from tests.cli.run import somaseg
 
@@ -60,6 +64,8 @@ def test_a_run_is_a_readable_folder(place):
     assert (run / "tuning.png").stat().st_size > 5000
     assert list((run / "fold0" / "tensorboard").iterdir())
     assert not (run / "fold0" / "checkpoint.safetensors").exists()
+    assert kind_of(run) == "run"
+    assert not list(run.rglob(".holder.json"))
 
 
 def test_every_image_is_predicted_by_the_model_that_has_not_seen_it(place):
@@ -193,6 +199,41 @@ def test_unfinished_run_says_what_is_missing(place, tmp_path):
     (tmp_path / "other" / "file").touch()
     with pytest.raises(SomasegError, match="exists and is no run"):
         Run.create(tmp_path / "other", run.config)
+
+
+def test_a_run_leaves_one_file_that_predicts_as_its_parts_do(place, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
+    old = tmp_path / "old"  # as runs of before were left
+    shutil.copytree(place / "run", old)
+    (old / "model.safetensors").rename(tmp_path / "moved.safetensors")
+    found = [
+        load_segmenter(path)(image) for path in (place / "run", tmp_path / "moved.safetensors")
+    ]
+    expected = load_segmenter(old)(image)
+    for one in found:
+        assert np.array_equal(one.to_labels(), expected.to_labels())
+        assert np.array_equal(one.scores, expected.scores)
+    bundle = read_bundle(place / "run" / "model.safetensors")
+    scores = json.loads((place / "run" / "scores.json").read_text())
+    assert bundle.card["nested out-of-fold mAP"] == round(scores["nested"]["map"], 4)
+    assert bundle.settings == json.loads((place / "run" / "settle.json").read_text())
+
+
+def test_a_run_that_was_tuned_with_flips_predicts_with_flips(place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"views": "flips"}))
+    (run / "model.safetensors").unlink()
+    image = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
+    expected = load_segmenter(place / "run", views="flips").predictor(image)
+    plain = load_segmenter(place / "run").predictor(image)
+    assert not np.array_equal(plain.scores, expected.scores)
+    assert np.array_equal(load_segmenter(run).predictor(image).scores, expected.scores)
+    leave_model(Run.open(run))
+    assert np.array_equal(load_segmenter(run).predictor(image).scores, expected.scores)
+    again = load_segmenter(run, views="none").predictor(image)
+    assert np.array_equal(again.scores, plain.scores)
 
 
 def test_segmenter_takes_a_run_a_model_and_color(place):

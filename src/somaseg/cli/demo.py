@@ -29,13 +29,12 @@ def demo(
     from somaseg.data.formats.results import read_results
     from somaseg.data.synthetic import write_dataset
     from somaseg.folders import RESULTS
-    from somaseg.models.registry import load_preset
-    from somaseg.models.training.settings import TrainSettings
+    from somaseg.models.registry import Preset, load_preset
     from somaseg.predict.load import load_segmenter
     from somaseg.predict.outputs import segment_samples
-    from somaseg.runs.cross_validate import cross_validate, score_run
+    from somaseg.runs.cross_validate import train_run
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import DataConfig, Run, RunConfig
+    from somaseg.runs.run import DataConfig, RunConfig
 
     data, new, masks = out / "data", out / "data" / "test", out / "masks"
     typer.echo(f"1. three kinds of synthetic cells; look at them with: somaseg data info {data}")
@@ -45,18 +44,11 @@ def demo(
     typer.echo(f"2. train, score unseen folds, as: somaseg train {data} --out {out / 'run'}")
     # Less than any real training: the synthetic cells are many and alike.
     training = {"steps": steps, "batch": 4, "crop": 192, "average": 0.97, "rate": 2e-3}
-    config = RunConfig(
-        data=DataConfig(path=str(data.resolve())),
-        folds=2,
-        preset="flow_lite",
-        model=load_preset("flow_lite").model,
-        training=TrainSettings.model_validate(training),
-        log=("tensorboard",),
-    )
-    run = Run.create(out / "run", config)
+    preset = Preset(model=load_preset("flow_lite").model, training=training)
+    config = RunConfig.make(DataConfig.at(data), loaded=preset, folds=2, log=("tensorboard",))
     with FoldBars() as report:
-        cross_validate(run, default_jobs(), report)
-    print_run_scores(score_run(run, run.dataset()), str(run.folder))
+        run, scores = train_run(out / "run", config, default_jobs(), report)
+    print_run_scores(scores, str(run.folder))
 
     typer.echo(
         f"3. segment new images, as: somaseg predict {new} --model {run.folder} --out {masks}"

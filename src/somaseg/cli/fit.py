@@ -12,14 +12,10 @@ from somaseg.cli.options import (
     DeviceOption,
     FormatOption,
     ImagesOption,
-    data_config,
 )
 
 if TYPE_CHECKING:
-    from somaseg.data.types import Dataset
     from somaseg.runs.fit import Fitted
-    from somaseg.runs.plan import Plan
-    from somaseg.runs.run import DataConfig
 
 
 PLANNED = ("budget", "pretrain", "refit", "weights", "jobs", "seed", "format", "images")
@@ -82,52 +78,36 @@ def fit(
     Stopped (Ctrl-C, power cut), `somaseg fit --resume --out RUN` goes on where it was.
     """
     from somaseg.cli.progress import FoldBars
-    from somaseg.errors import SomasegError
-    from somaseg.runs.fit import check_data
-    from somaseg.runs.fit import fit as carry_out
-    from somaseg.runs.outcome import write_outcome
-    from somaseg.runs.plan import read_plan
+    from somaseg.cli.scores import parse_weights
+    from somaseg.folders import PLAN
+    from somaseg.runs.fit import fit_data, make_ready
 
-    stands = out / "plan.yaml"
-    if resume and not stands.exists():
-        raise SomasegError(
-            f"{stands}: not there, so there is nothing to resume; leave --resume out"
-        )
     if resume or plan_file:
-        _refuse_planned(context, plan_file or stands)
-        plan = read_plan(plan_file or stands)
-        if data is not None and data.resolve() != Path(plan.data.path).resolve():
-            raise SomasegError(
-                f"{data}: {plan_file or stands} learns from {plan.data.path}; leave DATA out, or "
-                "give another --out"
-            )
-        if plan_file and plan_file.resolve() != stands.resolve():
-            _copy(plan_file, stands)
-    else:
-        if data is None:
-            raise SomasegError("give the folder of your annotated images: somaseg fit DATA")
-        if stands.exists():
-            raise SomasegError(
-                f"{stands}: stands already; add --resume to go on with it, or give another --out"
-            )
-        plan = _make(
-            data_config(data, format, images), out, budget, pretrain, refit, weights, jobs, seed
-        )
+        _refuse_planned(context, plan_file or out / PLAN)
+    asked = {
+        "budget": budget,
+        "plan": plan_file,
+        "resume": resume,
+        "pretrain": pretrain,
+        "refit": refit,
+        "weights": parse_weights(weights),
+        "jobs": jobs,
+        "seed": seed,
+        "format": format,
+        "images": images,
+        "tell": typer.echo,
+    }
     if plan_only:
-        typer.echo(f"{stands}: edit it, then run `somaseg fit --resume --out {out}`")
+        make_ready(data, out, **asked)  # type: ignore[arg-type]
+        typer.echo(f"{out / PLAN}: edit it, then run `somaseg fit --resume --out {out}`")
         return
-    found = check_data(out, plan.data)
-    typer.echo(
-        f"{plan.data.path}: {found.dataset!r}; {len(found.faults)} oddities ({out}/faults.json)"
-    )
     try:
         with FoldBars() as report:
-            fitted = carry_out(out, plan, report)
+            fitted = fit_data(data, out, report=report, **asked)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: somaseg fit --resume --out {out}", err=True)
         raise typer.Exit(130) from None
     _print(fitted, str(out))
-    write_outcome(out, plan, fitted)
     typer.echo(
         f"the model: {out}/model.safetensors (somaseg predict IMAGES --model {out}); "
         f"all of it to look at: {out}/report.html"
@@ -142,89 +122,6 @@ def _refuse_planned(context: typer.Context, plan: Path) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise SomasegError(f"--{name}: {plan} decides this; change it there")
-
-
-def _make(
-    where: "DataConfig",
-    out: Path,
-    budget: str,
-    pretrain: Path | None,
-    refit: bool,
-    weights: str | None,
-    jobs: int,
-    seed: int,
-) -> "Plan":
-    """Look at the data and the machine, plan, and write the plan down."""
-    import dataclasses
-
-    from rich.progress import track
-
-    from somaseg.cli.scores import parse_weights
-    from somaseg.data.fingerprint import fingerprint
-    from somaseg.models.training.loop import default_threads
-    from somaseg.runs.hardware import find_hardware
-    from somaseg.runs.plan import candidates, make_plan, write_plan
-    from somaseg.runs.run import load_annotated
-    from somaseg.runs.speed import seconds_per_step
-    from somaseg.scoring.competition import check_weights
-
-    seconds_given = parse_duration(budget)
-    class_weights = parse_weights(weights)
-    dataset: Dataset = load_annotated(where)
-    if class_weights is not None:
-        check_weights(class_weights, dataset.names)
-    hardware = find_hardware()
-    if jobs:
-        hardware = dataclasses.replace(hardware, cores=jobs) if not hardware.gpus else hardware
-    threads = default_threads(hardware.jobs)
-    names = candidates(hardware)
-    speed = {
-        name: seconds_per_step(name, dataset.samples, threads)
-        for name in track(names, description="measuring speed", transient=True)
-    }
-    other = data_config(pretrain, "auto", None) if pretrain else None
-    if other is not None:
-        load_annotated(other)  # what is wrong with it is told now, not after the planning
-    planned = make_plan(
-        where,
-        fingerprint(dataset),
-        hardware,
-        seconds_given,
-        speed,
-        seed=seed,
-        weights=class_weights,
-        pretrain=other,
-        refit=refit,
-    )
-    write_plan(out / "plan.yaml", planned)
-    for name, reason in planned.reasons.items():
-        typer.echo(f"  {name}: {reason}")
-    return planned.plan
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``90m``, ``2h``, ``1.5d`` or ``3600s``.
-
-    Raises:
-        SomasegError: it is none.
-    """
-    from somaseg.errors import SomasegError
-
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = text.strip()[:-1], text.strip()[-1:]
-    try:
-        seconds = float(number) * units[unit]
-    except (ValueError, KeyError):
-        seconds = 0
-    if not 0 < seconds < float("inf"):
-        raise SomasegError(f"--budget {text!r}: write a time such as 90m, 2h or 1d")
-    return seconds
-
-
-def _copy(source: Path, target: Path) -> None:
-    from somaseg.files import write_text
-
-    write_text(target, source.read_text("utf-8"))
 
 
 def _print(fitted: "Fitted", title: str) -> None:

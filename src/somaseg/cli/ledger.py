@@ -64,7 +64,8 @@ def add(
     note: Annotated[str, typer.Option(help="What was submitted, and where.")] = "",
 ) -> None:
     """Record what a run scored elsewhere, in RUN/leaderboard.json; the last score counts."""
-    from somaseg.runs.recorded import LEADERBOARD, add_result
+    from somaseg.folders import LEADERBOARD
+    from somaseg.runs.recorded import add_result
 
     add_result(run, public, private, note)
     typer.echo(f"recorded in {run / LEADERBOARD}")

@@ -11,7 +11,6 @@ from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset
-    from somaseg.runs.run import DataConfig
 
 ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with label images."
 
@@ -78,17 +77,6 @@ DeviceOption = Annotated[
         show_default=False,
     ),
 ]
-
-
-def data_config(data: Path, format: str, images: Path | None) -> "DataConfig":
-    """Where the data are, by paths that hold from any folder."""
-    from somaseg.runs.run import DataConfig
-
-    return DataConfig(
-        path=str(data.resolve()),
-        format=str(format),
-        images=str(images.resolve()) if images else None,
-    )
 
 
 def load_sound(

@@ -1,7 +1,7 @@
 """``somaseg search``: let Optuna look for better settings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from somaseg.cli.options import (
     FromOption,
     ImagesOption,
     StepsOption,
-    data_config,
 )
 
 if TYPE_CHECKING:
@@ -67,26 +66,22 @@ def search(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights
-    from somaseg.models.registry import load_preset, validate
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import RunConfig
+    from somaseg.runs.run import DataConfig, RunConfig
     from somaseg.runs.search import Search, SearchConfig, run_search
     from somaseg.runs.space import read_space
 
-    preset = load_preset(model)
-    base: dict[str, Any] = {
-        "data": data_config(data, format, images),
-        "folds": folds,
-        "seed": seed,
-        "preset": model,
-        "model": preset.model,
-        "training": {"seed": seed, **preset.training} | ({"steps": steps} if steps else {}),
-        "start_from": str(start_from.resolve()) if start_from else None,
-        "views": views,
-        "log": tuple(log or ()),
-    }
     config = SearchConfig(
-        base=validate(RunConfig, base, "settings"),
+        base=RunConfig.make(
+            DataConfig.at(data, format, images),
+            model,
+            folds=folds,
+            seed=seed,
+            steps=steps,
+            start_from=start_from,
+            views=views,
+            log=tuple(log or ()),
+        ),
         space=read_space(space),
         weights=parse_weights(weights),
         seed=seed,

@@ -16,7 +16,6 @@ from somaseg.cli.options import (
     FromOption,
     ImagesOption,
     StepsOption,
-    data_config,
 )
 
 RunOption = Annotated[
@@ -80,33 +79,31 @@ def train(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights, print_run_scores
-    from somaseg.models.registry import load_preset, validate
-    from somaseg.runs.cross_validate import cross_validate, score_run
+    from somaseg.runs.cross_validate import train_run
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import DataConfig, Run, RunConfig
+    from somaseg.runs.run import DataConfig, RunConfig
 
     class_weights = parse_weights(weights)
-    preset = load_preset(model)
-    fields: dict[str, Any] = {
-        "data": data_config(data, format, images),
-        "folds": folds,
-        "seed": seed,
-        "preset": model,
-        "model": dict(preset.model),
-        "training": {"seed": seed, **preset.training},
-        "start_from": str(start_from.resolve()) if start_from else None,
-        "train_on": DataConfig(path=str(train_on.resolve())) if train_on else None,
-        "views": views,
-        "log": tuple(log or ["tensorboard"]),
-    }
-    if steps is not None:
-        fields["training"]["steps"] = steps
-    for change in settings or []:
-        _set(fields, change)
-    run = Run.create(out, validate(RunConfig, fields, "settings"))
+    config = RunConfig.make(
+        DataConfig.at(data, format, images),
+        model,
+        folds=folds,
+        seed=seed,
+        steps=steps,
+        changes=dict(map(_parse_change, settings or ())),
+        start_from=start_from,
+        train_on=DataConfig.at(train_on) if train_on else None,
+        views=views,
+        log=tuple(log or ["tensorboard"]),
+    )
     with FoldBars() as report:
-        cross_validate(run, jobs or default_jobs(), report, refit, fold)
-    print_run_scores(score_run(run, run.dataset(), class_weights), str(run.folder))
+        run, scores = train_run(
+            *(out, config, jobs or default_jobs(), report),
+            refit=refit,
+            only=fold,
+            weights=class_weights,
+        )
+    print_run_scores(scores, str(run.folder))
     took = run.scores()["training"]
     typer.echo(
         f"{took['parameters'] / 1e6:.1f} M parameters; trained {took['seconds'] / 60:.1f} minutes, "
@@ -114,16 +111,12 @@ def train(
     )
 
 
-def _set(fields: dict[str, Any], change: str) -> None:
-    """Apply ``a.b=value`` to nested settings; the value is read as YAML."""
+def _parse_change(text: str) -> tuple[str, Any]:
+    """Read ``a.b=value``; the value is read as YAML."""
     from somaseg.errors import SomasegError
     from somaseg.files import parse_yaml
 
-    path, equals, text = change.partition("=")
-    *parents, key = path.strip().split(".")
-    if not equals or not parents or parents[0] not in ("model", "training"):
-        raise SomasegError(f"--set {change}: write it as training.FIELD=VALUE or model.FIELD=VALUE")
-    at = fields
-    for parent in parents:
-        at = at.setdefault(parent, {})
-    at[key] = parse_yaml(text, f"--set {change}")
+    name, equals, value = text.partition("=")
+    if not equals or name.strip().split(".")[0] not in ("model", "training"):
+        raise SomasegError(f"--set {text}: write it as training.FIELD=VALUE or model.FIELD=VALUE")
+    return name.strip(), parse_yaml(value, f"--set {text}")

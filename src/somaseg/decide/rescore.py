@@ -24,7 +24,7 @@ from somaseg.decide.features import FEATURES, Features, Whole, instance_features
 from somaseg.decide.settings import Settle, dump_settings, parse_settings
 from somaseg.decide.tune import deal
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path
+from somaseg.files import atomic_path, check_regular
 from somaseg.instances import Instances
 from somaseg.masks.overlap import iou_pairs
 from somaseg.masks.parallel import map_images
@@ -103,10 +103,19 @@ class Rescorer:
         Raises:
             SomasegError: not such a file, or XGBoost is not installed.
         """
-        xgboost = _xgboost(str(path))
+        try:
+            data = check_regular(path).read_bytes()
+        except (SomasegError, OSError):
+            data = b""
+        return cls.of_bytes(data, str(path))
+
+    @classmethod
+    def of_bytes(cls, data: bytes, path: str) -> "Rescorer":
+        """Make one of what the file holds; ``path`` begins the errors, which are as there."""
+        xgboost = _xgboost(path)
         booster = xgboost.Booster({"nthread": 1})
         try:
-            booster.load_model(path)
+            booster.load_model(bytearray(data))
             notes = json.loads(booster.attr(_ATTRIBUTE) or "null")
         except (xgboost.core.XGBoostError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:100]

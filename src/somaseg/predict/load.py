@@ -7,19 +7,16 @@ from typing import Any
 from somaseg.decide import parse_settings
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import read_json, read_yaml
+from somaseg.folders import CONFIG, MODEL, RESCORER, SETTLE, kind_of, model_files
 from somaseg.models.bundle import read_bundle
 from somaseg.predict.predictor import TILE
 from somaseg.predict.scale import Diameter, check_diameter
 from somaseg.predict.segmenter import Segmenter
-from somaseg.runs.run import Run
+from somaseg.predict.views import VIEWS
 
 SHIPPED = "neurons-phase-contrast.safetensors"
 """The model that comes with somaseg."""
-
-
-BUNDLE = "model.safetensors"
-"""What `somaseg fit` leaves in its folder for new images."""
 
 
 def shipped_model() -> Path:
@@ -37,11 +34,10 @@ def load_segmenter(
     """Load a segmenter.
 
     Args:
-        model: a run's folder (its tuned settings; its model of all images, or its fold models
-            averaged), the folder that `somaseg fit` made, a model file, a bundle, or none for the
-            one that comes with somaseg.
-        views: test-time views; by default none for a model or a run, and for a bundle those that
-            its members were tuned with.
+        model: a model file; the folder of a run (its tuned settings; its model of all images, or
+            its fold models averaged), a fit, a search (its best trial) or an ensemble of models; or
+            none for the one that comes with somaseg.
+        views: test-time views; by default those that the model was tuned with.
         tile: side of a tile for large images.
         overlap: of neighbouring tiles; by default as wide as eight cells.
         diameter: of the cells in pixels, or ``auto``, where images have another scale than those
@@ -58,16 +54,7 @@ def load_segmenter(
 def _load(model: str | Path | None, views: str | None, tile: int, overlap: int | None) -> Segmenter:
     path = _find(model)
     if path.is_dir():
-        run = Run.open(path)
-        tuned = path / "settle.json"
-        segmenter = Segmenter.load(
-            run.model_paths(), views=views or "none", tile=tile, overlap=overlap
-        )
-        if tuned.exists():
-            segmenter.settings = parse_settings(read_json(tuned), segmenter.names)
-        if run.rescorer_path.exists():
-            segmenter.rescorer = Rescorer.load(run.rescorer_path)
-        return segmenter
+        return _of_old_run(path, views, tile, overlap)
     return Segmenter.of_bundle(read_bundle(path), views, tile, overlap)
 
 
@@ -82,7 +69,7 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
     """
     path = _find(model)
     if path.is_dir():
-        path = Run.open(path).model_paths()[0]
+        path = model_files(path)[0]
     bundle = read_bundle(path)
     first = bundle.members[0].models[0]
     if len(bundle.members) > 1 or len(bundle.members[0].models) > 1 or bundle.method:
@@ -108,15 +95,36 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
     return {"file": path.name, **bundle.card, **facts}
 
 
+def _of_old_run(run: Path, views: str | None, tile: int, overlap: int | None) -> Segmenter:
+    """Load what the parts of a run hold, which runs of before 0.2 did not leave in one file."""
+    config = read_yaml(run / CONFIG)
+    tuned = config.get("views") if isinstance(config, dict) else None
+    views = views or (tuned if tuned in VIEWS else "none")
+    segmenter = Segmenter.load(model_files(run), views=views, tile=tile, overlap=overlap)
+    if (run / SETTLE).exists():
+        segmenter.settings = parse_settings(read_json(run / SETTLE), segmenter.names)
+    if (run / RESCORER).exists():
+        segmenter.rescorer = Rescorer.load(run / RESCORER)
+    return segmenter
+
+
 def _find(model: str | Path | None) -> Path:
-    """A model file, bundle or run, for what a user has given."""
+    """A model file, or the folder of an older run, for what a user has given."""
     path = shipped_model() if model is None else Path(model)
     if not path.exists():
         raise SomasegError(f"{path}: no such model or run")
-    if path.is_dir() and (path / "plan.yaml").exists():
-        path = path / BUNDLE
-        if not path.exists():
-            raise SomasegError(
-                f"{path}: not there yet; run `somaseg fit --resume --out {path.parent}` to finish"
-            )
-    return path
+    if not path.is_dir():
+        return path
+    if (path / MODEL).is_file():
+        return path / MODEL
+    kind = kind_of(path)
+    if kind == "run":
+        return path
+    missing = {
+        "fit": f"run `somaseg fit --resume --out {path}` to finish",
+        "search": "no trial of it is finished; run the same `somaseg search` again",
+        "ensemble": "a member of this ensemble is no model, so it cannot predict",
+    }
+    if kind in missing:
+        raise SomasegError(f"{path / MODEL}: not there; {missing[kind]}")
+    raise SomasegError(f"{path}: not a run, nor a folder with a {MODEL}")

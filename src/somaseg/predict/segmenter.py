@@ -1,6 +1,7 @@
 """From an image to final masks: prediction and settling in one object."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, overload
@@ -116,7 +117,10 @@ class Segmenter:
             if bundle.settings is None
             else parse_settings(bundle.settings, info.names)
         )
-        return cls(predictor, info.names, settings, info.one_class)
+        made = cls(predictor, info.names, settings, info.one_class)
+        if bundle.rescorer is not None:
+            made.rescorer = Rescorer.of_bytes(json.dumps(bundle.rescorer).encode(), "rescorer")
+        return made
 
     @overload
     def __call__(self, image: Image | str | Path, diameter: Diameter = None) -> Instances: ...

@@ -1,6 +1,7 @@
 """Cross-validate a model: train on every fold, score the out-of-fold predictions."""
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from somaseg.data.prepared import PREPARED
 from somaseg.data.types import Dataset
@@ -8,11 +9,44 @@ from somaseg.decide import Decision
 from somaseg.decide.grid import SEARCHED
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, remove_folder
-from somaseg.runs.disk import check_disk
+from somaseg.folders import MODEL, SETTLE, hold
+from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
 from somaseg.runs.execute import Report, execute
-from somaseg.runs.run import Run
+from somaseg.runs.machine import check_disk
+from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.tracking import track_scores
 from somaseg.runs.tuning import decide_run, draw_curves, write_settings
+
+
+def train_run(
+    out: str | Path,
+    config: RunConfig,
+    jobs: int,
+    report: Report,
+    *,
+    refit: bool = False,
+    only: Sequence[int] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> tuple[Run, Decision]:
+    """Cross-validate a model, tune and score it: what `somaseg train` does.
+
+    Args:
+        out: folder of the run; an unfinished one with the same config is taken up.
+        config: of the run.
+        jobs: folds at a time.
+        report: told what the tasks tell.
+        refit: also train on all images, for predicting new ones.
+        only: these folds alone.
+        weights: weight of each class for a weighted score.
+
+    Raises:
+        SomasegError: a folder that holds something else or that another process writes to, data
+            that cannot be trained on, or a task that failed.
+    """
+    with hold(out):
+        run = Run.create(out, config)
+        cross_validate(run, jobs, report, refit, only)
+        return run, score_run(run, run.dataset(), weights)
 
 
 def cross_validate(
@@ -39,7 +73,8 @@ def cross_validate(
         if not 0 <= fold < run.config.folds:
             raise SomasegError(f"fold {fold}: {run.folder} has folds 0 to {run.config.folds - 1}")
     folds: list[int | None] = [*chosen, *([None] if refit else [])]
-    train_parts([(run.part(fold).name, run, fold) for fold in folds], jobs, report)
+    with hold(run.folder):
+        train_parts([(run.part(fold).name, run, fold) for fold in folds], jobs, report)
 
 
 def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report: Report) -> None:
@@ -84,6 +119,17 @@ def score_run(
         search: the settings that are tuned, some of :data:`somaseg.decide.grid.SEARCHED`.
         rescore: also learn scores, and keep them if they help; see :func:`decide_run`.
     """
+    with hold(run.folder):
+        return _score_run(run, dataset, weights, search, rescore)
+
+
+def _score_run(
+    run: Run,
+    dataset: Dataset,
+    weights: Mapping[str, float] | None,
+    search: Collection[str],
+    rescore: bool,
+) -> Decision:
     scores = decide_run(run, dataset, weights, search, rescore)
     write_settings(run, scores)
     folds = run.finished_folds()
@@ -108,6 +154,31 @@ def score_run(
             },
         }
     )
+    leave_model(run)
     draw_curves(run.folder / "tuning.png", scores.tuned)
     track_scores(run, dataset, scores)
     return scores
+
+
+def leave_model(run: Run) -> None:
+    """Write ``model.safetensors``: all that predicts new images as the run was scored.
+
+    It holds the model of all images, or those of the folds, with the views and settings that the
+    run was tuned with and its rescorer. While a fold is missing there is none.
+    """
+    target = run.folder / MODEL
+    try:
+        paths = run.model_paths()
+    except SomasegError:  # some folds alone were asked for
+        target.unlink(missing_ok=True)
+        return
+    models = tuple(load_model(path) for path in paths)
+    member = BundleMember(run.folder.resolve().name, 1.0, run.config.views, models)
+    rescorer = read_json(run.rescorer_path) if run.rescorer_path.exists() else None
+    nested = run.scores()["nested"]["map"]
+    card = models[0].info.card | {
+        "data": run.config.data.path,
+        "nested out-of-fold mAP": round(nested, 4),
+    }
+    settings = read_json(run.folder / SETTLE)
+    write_bundle(target, Bundle((member,), None, settings, rescorer, card))

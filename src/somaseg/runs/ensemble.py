@@ -36,6 +36,20 @@ from somaseg.decide import (
 from somaseg.decide.nested import headline
 from somaseg.errors import SomasegError
 from somaseg.files import check_apart, file_name, read_json, write_json, write_text
+from somaseg.folders import (
+    ENSEMBLE,
+    FOLDS,
+    IMAGES,
+    LABELS,
+    MODEL,
+    PREDICTIONS,
+    RESULTS,
+    SCORES,
+    SETTLE,
+    SUBMISSION,
+    hold,
+    is_ours,
+)
 from somaseg.predict.store import save_predictions
 from somaseg.runs.joining import (
     Joined,
@@ -49,9 +63,6 @@ from somaseg.runs.joining import (
     silences,
 )
 from somaseg.runs.members import (
-    FOLDS,
-    MANIFEST,
-    PREDICTIONS,
     Progress,
     common_ids,
     kind_of,
@@ -61,8 +72,8 @@ from somaseg.runs.members import (
 )
 from somaseg.scoring.inputs import read_truth
 
-OWN = (MANIFEST, PREDICTIONS, FOLDS, "settle.json", "scores.json")
-FINAL = ("labels", "predictions.json", "submission.csv")
+OWN = (ENSEMBLE, PREDICTIONS, FOLDS, SETTLE, SCORES, MODEL)
+FINAL = (LABELS, RESULTS, SUBMISSION, IMAGES)
 
 
 @dataclass(frozen=True)
@@ -136,8 +147,9 @@ def run_ensemble(request: Request, out: Path, progress: Progress | None = None) 
     """
     _check(request)
     _check_out(out, request)
-    outcome = _build(request, progress)
-    _write(out, outcome)
+    with hold(out):
+        outcome = _build(request, progress)
+        _write(out, outcome)
     return outcome
 
 
@@ -232,7 +244,7 @@ def read_settings(path: Path, names: Sequence[str]) -> Settle:
     Raises:
         SomasegError: no such file, or settings that do not fit the classes.
     """
-    file = path / "settle.json" if path.is_dir() else path
+    file = path / SETTLE if path.is_dir() else path
     return parse_settings(read_json(file), names)
 
 
@@ -240,10 +252,10 @@ def _check_out(out: Path, request: Request) -> None:
     if any(out.resolve() == path.resolve() for path in request.members):
         raise SomasegError(f"{out}: is a member itself; give another --out")
     read = [path for path in (request.data, request.images, request.settings) if path is not None]
-    written = [*(out / name for name in (*OWN, *FINAL)), *(out / "labels").glob("*")]
+    written = [*(out / name for name in (*OWN, *FINAL)), *(out / LABELS).glob("*")]
     check_apart([*request.members, *read], written)
-    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    ours = held <= {*OWN, *FINAL} and not held.isdisjoint({MANIFEST, PREDICTIONS})
+    held = {path.name for path in out.iterdir() if not is_ours(path)} if out.is_dir() else set()
+    ours = held <= {*OWN, *FINAL} and not held.isdisjoint({ENSEMBLE, PREDICTIONS})
     if (out.exists() and not out.is_dir()) or (held and not ours):
         raise SomasegError(f"{out}: exists and is no ensemble; give another --out")
 
@@ -253,21 +265,21 @@ def _write(out: Path, outcome: Outcome) -> None:
     # Nothing of an ensemble that was here before must stay among the new files.
     for name in OWN:
         (out / name).unlink(missing_ok=True)
-    for path in (out / "labels").glob("*.tif"):
+    for path in (out / LABELS).glob("*.tif"):
         path.unlink()
     joined, scores = outcome.joined, outcome.scores
     save_predictions(out / PREDICTIONS, joined.raw)
     folds = shared_folds(joined.members, list(joined.raw))
     if folds is not None:
         save_folds(out / FOLDS, folds)
-    write_json(out / "settle.json", dump_settings(outcome.settings))
+    write_json(out / SETTLE, dump_settings(outcome.settings))
     if scores is not None:
         kinds = ("nested", "untuned", "optimistic")
-        write_json(out / "scores.json", {kind: getattr(scores, kind).to_json() for kind in kinds})
+        write_json(out / SCORES, {kind: getattr(scores, kind).to_json() for kind in kinds})
     for name, instances in outcome.final.items():
-        write_labels(out / "labels" / f"{file_name(name)}.tif", instances.to_labels())
-    write_results(out / "predictions.json", outcome.final)
-    write_submission(out / "submission.csv", outcome.final)
+        write_labels(out / LABELS / f"{file_name(name)}.tif", instances.to_labels())
+    write_results(out / RESULTS, outcome.final)
+    write_submission(out / SUBMISSION, outcome.final)
     manifest = {
         "somaseg": __version__,
         "fusion": joined.fusion.model_dump(mode="json"),
@@ -280,7 +292,7 @@ def _write(out: Path, outcome: Outcome) -> None:
         "images": len(joined.raw),
         "scores": {name: _figures(row) for name, row in outcome.table.items()},
     }
-    write_text(out / MANIFEST, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+    write_text(out / ENSEMBLE, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
 
 
 def _figures(scores: Decision) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Run tasks as local processes, some at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 from somaseg.errors import SomasegError
 from somaseg.models.training.loop import default_threads
+from somaseg.runs.tasks import WATCHED
 
 Report = Callable[[str, dict[str, Any]], None]
 """Called as ``report(task name, event)``; events are those of the task, and ``{"ended": code}``."""
@@ -33,7 +35,7 @@ def execute(
         SomasegError: a task failed; the others that were running have been let finish.
         KeyboardInterrupt: the running tasks have been stopped.
     """
-    environment = dict(os.environ)
+    environment = dict(os.environ) | {WATCHED: "1"}
     threads = str(default_threads(min(jobs, len(tasks)) or 1))
     # Two processes with two threads each on two cores are many times slower than with one each.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -59,6 +61,7 @@ def execute(
                 gpu = gpus.pop(0) if gpus else {}
                 process = subprocess.Popen(
                     [sys.executable, "-m", module, *arguments],
+                    stdin=subprocess.PIPE,  # closed by the system when this process is killed
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -82,6 +85,9 @@ def execute(
             waiting.clear()
             for process in running:
                 process.terminate()
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)  # what comes after must not meet a writer
         raise
     if failures:
         raise SomasegError("; ".join(failures))

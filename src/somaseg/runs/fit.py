@@ -6,7 +6,7 @@
     RUN/faults.json          what the audit of the data found
     RUN/pretrain/NAME/       a member's training on other images, if planned
     RUN/members/NAME/        each member: an ordinary run (config, folds, models, raw predictions)
-    RUN/ensemble.yaml        how the members are joined and settled
+    RUN/choice.yaml          how the members are joined and settled
     RUN/scores.json          the score of that, nested, and of each member
     RUN/model.safetensors    the bundle that `somaseg predict --model RUN` takes
     RUN/report.html          all of it to look at
@@ -14,7 +14,7 @@
 A stage whose files are there is not done again. Trainings go on from their checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from somaseg.data.types import Dataset
 from somaseg.decide import Choice, Decision, decide, dump_settings
 from somaseg.errors import SomasegError
 from somaseg.files import write_json, write_text
-from somaseg.runs.cross_validate import score_run, train_parts
+from somaseg.folders import CHOICE, PLAN, SCORES, hold
+from somaseg.models.registry import Preset
+from somaseg.runs.cross_validate import leave_model, score_run, train_parts
 from somaseg.runs.execute import Report
-from somaseg.runs.plan import Member, Plan
+from somaseg.runs.outcome import write_outcome
+from somaseg.runs.plan import Member, Plan, parse_duration, plan_for, read_plan, write_plan
 from somaseg.runs.run import DataConfig, Run, RunConfig
 
 
@@ -37,12 +40,125 @@ class Fitted:
     """What a whole experiment found.
 
     Attributes:
+        folder: where all of it is; ``somaseg.load(folder)`` segments new images.
         members: out-of-fold scores of each member by name.
         chosen: how they are joined, and the score of that.
     """
 
+    folder: Path
     members: dict[str, Decision]
     chosen: Decision
+
+
+def fit_data(
+    data: str | Path | None = None,
+    out: str | Path = "run",
+    *,
+    budget: str | float = "2h",
+    plan: str | Path | None = None,
+    resume: bool = False,
+    report: Report = lambda name, event: None,
+    tell: Callable[[str], None] = lambda line: None,
+    **planned: Any,
+) -> Fitted:
+    """Plan, cross-validate several families, tune, ensemble and score: what `somaseg fit` does.
+
+    Args:
+        data: the annotated images; with a plan they may be left out.
+        out: folder of the experiment; ``plan.yaml`` in it says what is done, and why.
+        budget: time for all of it, such as ``"90m"``, ``"2h"``, ``"1d"``, or seconds.
+        plan: a plan file that you have edited, instead of a fresh one.
+        resume: go on with the plan that stands in ``out``.
+        report: called as ``report(task, event)`` with what the trainings tell.
+        tell: called with lines on what is decided and found.
+        planned: what else decides a fresh plan; see :func:`make_ready`.
+
+    Returns:
+        scores of the members and of what was chosen.
+
+    Raises:
+        SomasegError: a folder that holds something else or that another process writes to, data
+            that cannot be trained on, too little time, or a training that failed.
+    """
+    out = Path(out)
+    with hold(out):
+        ready = make_ready(data, out, budget=budget, plan=plan, resume=resume, tell=tell, **planned)
+        found = check_data(out, ready.data)
+        oddities = f"{len(found.faults)} oddities ({out}/faults.json)"
+        tell(f"{ready.data.path}: {found.dataset!r}; {oddities}")
+        fitted = fit(out, ready, report)
+        write_outcome(out, ready, fitted)
+    return fitted
+
+
+def make_ready(
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    budget: str | float = "2h",
+    plan: str | Path | None = None,
+    resume: bool = False,
+    pretrain: str | Path | None = None,
+    refit: bool = False,
+    weights: Mapping[str, float] | None = None,
+    jobs: int = 0,
+    seed: int = 0,
+    format: str = "auto",
+    images: str | Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """Read the plan that is meant, or make one; leave it in the folder.
+
+    Args:
+        data, out, budget, plan, resume, tell: see :func:`fit_data`.
+        pretrain: other annotated images to train on first.
+        refit: train the chosen members on all images at the end: a smaller, faster model.
+        weights: weight of each class in the score that decides.
+        jobs: trainings side by side; 0: one a core, one a GPU.
+        seed: of folds and training.
+        format: of the data; ``auto`` looks what is there.
+        images: folder of the images, if they lie elsewhere.
+
+    Raises:
+        SomasegError: nothing to resume, a plan of other data, or one that stands already.
+    """
+    out = Path(out)
+    stands = out / PLAN
+    if resume and not stands.exists():
+        raise SomasegError(
+            f"{stands}: not there, so there is nothing to resume; leave --resume out"
+        )
+    if resume or plan is not None:
+        source = Path(plan) if plan is not None else stands
+        read = read_plan(source)
+        if data is not None and Path(data).resolve() != Path(read.data.path).resolve():
+            raise SomasegError(
+                f"{data}: {source} learns from {read.data.path}; leave DATA out, or give another "
+                "--out"
+            )
+        if source.resolve() != stands.resolve():
+            write_text(stands, source.read_text("utf-8"))
+        return read
+    if data is None:
+        raise SomasegError("give the folder of your annotated images: somaseg fit DATA")
+    if stands.exists():
+        raise SomasegError(
+            f"{stands}: stands already; add --resume to go on with it, or give another --out"
+        )
+    made = plan_for(
+        DataConfig.at(data, format, images),
+        parse_duration(budget) if isinstance(budget, str) else float(budget),
+        jobs=jobs,
+        seed=seed,
+        weights=weights,
+        pretrain=DataConfig.at(pretrain) if pretrain is not None else None,
+        refit=refit,
+        tell=tell,
+    )
+    write_plan(stands, made)
+    for name, reason in made.reasons.items():
+        tell(f"  {name}: {reason}")
+    return made.plan
 
 
 def check_data(folder: Path, data: DataConfig) -> Audit:
@@ -79,8 +195,13 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
             runs.
     """
     folder = Path(folder)
+    with hold(folder):
+        return _carry_out(folder, plan, report)
+
+
+def _carry_out(folder: Path, plan: Plan, report: Report) -> Fitted:
     if plan.pretrain is not None:
-        first = [_pretraining(folder, plan, member) for member in plan.members]
+        first = [_run(folder, plan, member, plan.pretrain) for member in plan.members]
         _train([(run, None) for run in first], plan.jobs, report)
     runs = {member.name: _run(folder, plan, member) for member in plan.members}
     tasks: list[tuple[Run, int | None]] = [
@@ -92,8 +213,10 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
     _train(tasks, plan.jobs, report)
     fitted = join_members(folder, plan, runs)
     if plan.refit:
-        chosen = fitted.chosen.choice.member_weights
-        _train([(runs[name], None) for name in chosen], plan.jobs, report)
+        chosen = [runs[name] for name in fitted.chosen.choice.member_weights]
+        _train([(run, None) for run in chosen], plan.jobs, report)
+        for run in chosen:
+            leave_model(run)
     return fitted
 
 
@@ -109,53 +232,32 @@ def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
         methods=plan.methods,
         class_weights=plan.weights,
     )
-    write_text(folder / "ensemble.yaml", _described(chosen))
-    fitted = Fitted(scores, chosen)
-    write_json(folder / "scores.json", _scores(fitted, runs, dataset))
+    write_text(folder / CHOICE, _described(chosen))
+    fitted = Fitted(folder, scores, chosen)
+    write_json(folder / SCORES, _scores(fitted, runs, dataset))
     return fitted
 
 
-def member_runs(folder: str | Path, plan: Plan) -> dict[str, Run]:
-    """Open the runs of all members, by name.
-
-    Raises:
-        SomasegError: a member has not begun.
-    """
-    return {m.name: Run.open(Path(folder) / "members" / m.name) for m in plan.members}
-
-
-def _pretraining(folder: Path, plan: Plan, member: Member) -> Run:
-    assert plan.pretrain is not None
-    steps = max(1, round(member.training.steps * plan.pretrain_share))
-    config = RunConfig(
-        data=plan.pretrain,
-        folds=2,  # never used: the model learns from all of these images
+def _run(folder: Path, plan: Plan, member: Member, pretrain: DataConfig | None = None) -> Run:
+    """Make or take up the run of a member, or that of its training on other images."""
+    training = member.training.model_dump(mode="json")
+    place, start = folder / "members" / member.name, member.start_from
+    if pretrain is not None:
+        place = folder / "pretrain" / member.name
+        training["steps"] = max(1, round(member.training.steps * plan.pretrain_share))
+    elif plan.pretrain is not None:
+        start = str(Run.open(folder / "pretrain" / member.name).model_path(None))
+    config = RunConfig.make(
+        pretrain or plan.data,
+        member.preset,
+        loaded=Preset(model=member.model, training=training),
+        folds=2 if pretrain else plan.folds,  # unused there: the model learns from all images
         seed=plan.seed,
-        preset=member.preset,
-        model=member.model,
-        training=member.training.model_copy(update={"steps": steps}),
-        start_from=member.start_from,
-        log=("tensorboard",),
-    )
-    return Run.create(folder / "pretrain" / member.name, config)
-
-
-def _run(folder: Path, plan: Plan, member: Member) -> Run:
-    start = member.start_from
-    if plan.pretrain is not None:
-        start = str(Run.open(folder / "pretrain" / member.name).model_path(None).resolve())
-    config = RunConfig(
-        data=plan.data,
-        folds=plan.folds,
-        seed=plan.seed,
-        preset=member.preset,
-        model=member.model,
-        training=member.training,
         start_from=start,
-        views=member.views,
+        views="none" if pretrain else member.views,
         log=("tensorboard",),
     )
-    return Run.create(folder / "members" / member.name, config)
+    return Run.create(place, config)
 
 
 def _train(parts: list[tuple[Run, int | None]], jobs: int, report: Report) -> None:

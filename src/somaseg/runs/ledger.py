@@ -16,6 +16,7 @@ from typing import Any, Literal
 from somaseg.data.tables import csv_text, open_csv, row_text
 from somaseg.errors import SomasegError
 from somaseg.files import write_text
+from somaseg.folders import sole
 from somaseg.models.training.logs import flat_settings
 from somaseg.runs.recorded import (
     find_runs,
@@ -211,20 +212,22 @@ def import_rows(folder: str | Path, path: str | Path) -> tuple[int, int]:
     Raises:
         SomasegError: as :func:`read_rows` and :func:`read_ledger`.
     """
-    ledger = read_ledger(folder)
-    known = Counter(_row(entry) for entry in ledger.entries)
-    added = []
-    rows = read_rows(path)
-    for entry in rows:
-        if known[_row(entry)]:
-            known[_row(entry)] -= 1
-        else:
-            added.append(entry)
-    if added:
-        target = ledger.folder / EXTERNAL
-        kept = read_rows(target) if target.exists() else []
-        write_text(target, csv_text(_COLUMNS, [_row(entry) for entry in [*kept, *added]]))
-    return len(added), len(rows) - len(added)
+    read_ledger(folder)  # is there one?
+    with sole(Path(folder) / EXTERNAL):
+        ledger = read_ledger(folder)
+        known = Counter(_row(entry) for entry in ledger.entries)
+        added = []
+        rows = read_rows(path)
+        for entry in rows:
+            if known[_row(entry)]:
+                known[_row(entry)] -= 1
+            else:
+                added.append(entry)
+        if added:
+            target = ledger.folder / EXTERNAL
+            kept = read_rows(target) if target.exists() else []
+            write_text(target, csv_text(_COLUMNS, [_row(entry) for entry in [*kept, *added]]))
+        return len(added), len(rows) - len(added)
 
 
 def export_rows(ledger: Ledger, path: str | Path) -> int:

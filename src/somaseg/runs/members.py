@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from somaseg import folders
 from somaseg.data import load_dataset
 from somaseg.data.types import Dataset, Sample
 from somaseg.decide import MaskHead, has_one_class
 from somaseg.errors import SomasegError
 from somaseg.files import read_json
+from somaseg.folders import FOLDS, PREDICTIONS
 from somaseg.instances import Instances
 from somaseg.predict.store import load_predictions
 from somaseg.runs.run import Run
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
 Kind = Literal["run", "ensemble", "model", "predictions"]
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(member, images done, images in all)``."""
-
-MANIFEST = "ensemble.yaml"
-PREDICTIONS = "predictions.npz"
-FOLDS = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,11 @@ def kind_of(path: str | Path) -> Kind:
     path = Path(path)
     if not path.exists():
         raise SomasegError(f"{path}: no such run, model or predictions")
-    if (path / "config.yaml").is_file():
-        return "run"
-    if (path / MANIFEST).is_file() and (path / PREDICTIONS).is_file():
-        return "ensemble"
-    if path.suffix == ".safetensors" or (path / "plan.yaml").is_file():  # what `fit` makes
+    kind = folders.kind_of(path)
+    if kind == "run" or kind == "ensemble":
+        return kind
+    # A fit is read by its out-of-fold predictions, as an ensemble, unless there is to predict.
+    if path.suffix == ".safetensors" or kind in ("fit", "search"):
         return "model"
     return "predictions"
 
@@ -119,6 +117,11 @@ def read_members(
     if not paths:
         raise SomasegError("no member; name runs, models or predictions")
     kinds = [kind_of(path) for path in paths]
+    if images is None:
+        kinds = [
+            "ensemble" if kind == "model" and (path / PREDICTIONS).is_file() else kind
+            for path, kind in zip(paths, kinds, strict=True)
+        ]
     reference = truth or images or _reference(paths, kinds)
     members = []
     for path, kind in zip(paths, kinds, strict=True):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from somaseg.decide import dump_settings
 from somaseg.errors import SomasegError
+from somaseg.folders import MODEL, REPORT
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
 from somaseg.models.training.loop import METRICS
-from somaseg.predict.load import BUNDLE
 from somaseg.report.experiment import ExperimentPage, LedgerPage, MemberPage, write_experiment
-from somaseg.runs.fit import Fitted, member_runs
 from somaseg.runs.ledger import BOARDS, read_ledger
 from somaseg.runs.plan import Plan
 from somaseg.runs.run import Run
@@ -19,26 +18,25 @@ from somaseg.runs.tuning import curves_figure
 
 if TYPE_CHECKING:
     from somaseg.data.types import Dataset
-
-REPORT = "report.html"
+    from somaseg.runs.fit import Fitted
 
 _LEDGER_DEPTH = 3  # runs, their members, a search's trials
 
 
-def write_outcome(folder: str | Path, plan: Plan, fitted: Fitted) -> None:
+def write_outcome(folder: str | Path, plan: Plan, fitted: "Fitted") -> None:
     """Write ``model.safetensors`` (all that new images need) and ``report.html``.
 
     Raises:
         SomasegError: a file cannot be read or written.
     """
     folder = Path(folder)
-    runs = member_runs(folder, plan)
+    runs = {member.name: Run.open(folder / "members" / member.name) for member in plan.members}
     dataset = next(iter(runs.values())).dataset()
-    write_model(folder / BUNDLE, plan, fitted, runs)
+    write_model(folder / MODEL, plan, fitted, runs)
     write_page(folder / REPORT, plan, fitted, runs, dataset)
 
 
-def write_model(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run]) -> None:
+def write_model(path: Path, plan: Plan, fitted: "Fitted", runs: Mapping[str, Run]) -> None:
     """Join the chosen members' models of all folds and the tuned settings to one file."""
     choice = fitted.chosen.choice
     members = tuple(
@@ -56,7 +54,7 @@ def write_model(path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run])
     write_bundle(path, bundle, half=True)
 
 
-def _card(plan: Plan, fitted: Fitted) -> dict[str, Any]:
+def _card(plan: Plan, fitted: "Fitted") -> dict[str, Any]:
     score = fitted.chosen.nested
     return {
         "data": plan.data.path,
@@ -68,7 +66,7 @@ def _card(plan: Plan, fitted: Fitted) -> dict[str, Any]:
 
 
 def write_page(
-    path: Path, plan: Plan, fitted: Fitted, runs: Mapping[str, Run], dataset: "Dataset"
+    path: Path, plan: Plan, fitted: "Fitted", runs: Mapping[str, Run], dataset: "Dataset"
 ) -> None:
     """Write the page of an experiment."""
     chosen = fitted.chosen

@@ -5,21 +5,23 @@ above it as a comment. After nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-02
 fingerprint of the data decides, by rules that anyone can read, and nothing is learned here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.data.fingerprint import Fingerprint
+from somaseg.data.fingerprint import Fingerprint, fingerprint
 from somaseg.errors import SomasegError
 from somaseg.files import read_yaml, write_text
 from somaseg.models.registry import load_preset, parse_config, validate
+from somaseg.models.training.loop import default_threads
 from somaseg.models.training.settings import TrainSettings
-from somaseg.runs.hardware import Hardware
-from somaseg.runs.run import DataConfig
+from somaseg.runs.machine import Hardware, find_hardware, seconds_per_step
+from somaseg.runs.run import DataConfig, load_annotated
+from somaseg.scoring.competition import check_weights
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
     # The most different families first: they err differently, which is what an ensemble lives on.
@@ -88,6 +90,71 @@ class Planned:
 
     plan: Plan
     reasons: dict[str, str]
+
+
+def plan_for(
+    data: DataConfig,
+    budget: float,
+    *,
+    jobs: int = 0,
+    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    pretrain: DataConfig | None = None,
+    refit: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Planned:
+    """Look at the data, measure the machine, and decide everything; see :func:`make_plan`.
+
+    Args:
+        data: the annotated images.
+        budget: seconds for the whole experiment.
+        jobs: trainings side by side on a machine without GPU; 0: one a core.
+        seed: of folds and training.
+        weights: weight of each class in the score.
+        pretrain: images to train on first.
+        refit: train the chosen members on all images at the end.
+        tell: told what is being done.
+
+    Raises:
+        SomasegError: data that cannot be read or trained on, or too little time.
+    """
+    dataset = load_annotated(data)
+    if weights is not None:
+        check_weights(weights, dataset.names)
+    if pretrain is not None:
+        load_annotated(pretrain)  # what is wrong with it is told now, not after the planning
+    hardware = find_hardware()
+    if jobs and not hardware.gpus:
+        hardware = replace(hardware, cores=jobs)
+    threads = default_threads(hardware.jobs)
+    speed = {}
+    for name in candidates(hardware):
+        tell(f"measuring the speed of {name}")
+        speed[name] = seconds_per_step(name, dataset.samples, threads)
+    return make_plan(
+        *(data, fingerprint(dataset), hardware, budget, speed),
+        seed=seed,
+        weights=weights,
+        pretrain=pretrain,
+        refit=refit,
+    )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90m``, ``2h``, ``1.5d`` or ``3600s``.
+
+    Raises:
+        SomasegError: it is none.
+    """
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    try:
+        seconds = float(number) * units[unit]
+    except (ValueError, KeyError):
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise SomasegError(f"--budget {text!r}: write a time such as 90m, 2h or 1d")
+    return seconds
 
 
 def candidates(hardware: Hardware) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ from typing import Any
 
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, read_yaml, write_json
-
-LEADERBOARD = "leaderboard.json"
+from somaseg.folders import CONFIG, LEADERBOARD, SCORES, kind_of, sole
 
 _INSIDE_A_RUN = re.compile(r"fold\d+|all|tensorboard|wandb|mlflow|\..*")
 
@@ -39,9 +38,7 @@ def find_runs(folder: Path, depth: int | None) -> Iterator[Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, or the experiment of a ``fit``."""
-    # A config.yaml alone may be anybody's.
-    names = {"config.yaml", "folds.json"}, {"plan.yaml"}
-    return any(all((folder / name).is_file() for name in kind) for kind in names)
+    return kind_of(folder) in ("run", "fit")
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
         SomasegError: a file that is broken or something else.
     """
-    path = run / "config.yaml"
+    path = run / CONFIG
     if not path.exists():
         return {}  # an ensemble: its members have settings
     config = read_yaml(path)
@@ -66,7 +63,7 @@ def read_scores(run: Path) -> dict[str, Any] | None:
     Raises:
         SomasegError: a file that is broken or has no nested score.
     """
-    path = run / "scores.json"
+    path = run / SCORES
     if not path.exists():
         return None
     scores = read_json(path)
@@ -130,5 +127,6 @@ def add_result(
         # A run that is tuned again later scores otherwise: this is what was submitted.
         "cv": scores and {key: scores["nested"].get(key) for key in ("map", "weighted")},
     }
-    write_json(run / LEADERBOARD, [*read_results(run), result])
+    with sole(run / LEADERBOARD):
+        write_json(run / LEADERBOARD, [*read_results(run), result])
     return result

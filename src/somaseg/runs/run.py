@@ -9,11 +9,14 @@
     RUN/settle.json          tuned settings by class
     RUN/rescore.json         learned scores and the settings tuned for them, if they help
     RUN/scores.json          out-of-fold scores
+    RUN/model.safetensors    what predicts new images, once scored: models, views, settings
 """
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -23,12 +26,21 @@ from somaseg.data.formats.registry import format_names
 from somaseg.data.leaks import keep_together
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, read_yaml, write_json, write_text
+from somaseg.folders import (
+    CONFIG,
+    FOLDS,
+    MODEL,
+    PREDICTIONS,
+    RESCORER,
+    SCORES,
+    is_ours,
+    model_files,
+    part_of_run,
+)
 from somaseg.instances import Instances
-from somaseg.models.registry import parse_config, validate
+from somaseg.models.registry import Preset, load_preset, parse_config, validate
 from somaseg.models.training.settings import TrainSettings
 from somaseg.predict.store import load_predictions
-
-FOLDS = "folds.json"
 
 
 class DataConfig(BaseModel):
@@ -46,6 +58,20 @@ class DataConfig(BaseModel):
         if name not in (known := ("auto", *format_names())):
             raise ValueError(f"no format {name!r}; choose one of {', '.join(known)}")
         return name
+
+    @classmethod
+    def at(cls, path: str | Path, format: str = "auto", images: str | Path | None = None) -> Self:
+        """Make one by paths that hold from any folder.
+
+        Raises:
+            SomasegError: there is no such format.
+        """
+        fields = {
+            "path": str(Path(path).resolve()),
+            "format": str(format),
+            "images": str(Path(images).resolve()) if images else None,
+        }
+        return validate(cls, fields, "data")
 
 
 class RunConfig(BaseModel):
@@ -70,6 +96,63 @@ class RunConfig(BaseModel):
     )
     log: tuple[str, ...] = Field((), description="trackers besides the CSV")
 
+    @classmethod
+    def make(
+        cls,
+        data: DataConfig,
+        preset: str = "flow_lite",
+        *,
+        loaded: Preset | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        changes: Mapping[str, Any] | None = None,
+        start_from: str | Path | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Put a config together of a preset and what is asked for besides.
+
+        Args:
+            data: the annotated images.
+            preset: name of a preset, or path of a YAML file of one.
+            loaded: what is taken instead of what is found under that name.
+            seed: of the folds, and of the training unless the preset has one.
+            steps: of the training, instead of the preset's.
+            changes: values by dotted name, such as ``training.batch`` or ``model.diameter``.
+            start_from: model file whose weights the training starts from.
+            fields: others, as they are called here.
+
+        Raises:
+            SomasegError: no such preset, or a field that is wrong; it is named.
+        """
+        loaded = load_preset(preset) if loaded is None else loaded
+        training = {"seed": seed, **loaded.training} | ({} if steps is None else {"steps": steps})
+        given = {"data": data, "preset": preset, "seed": seed, "model": loaded.model, **fields}
+        given["training"] = training
+        given["start_from"] = None if start_from is None else str(Path(start_from).resolve())
+        config = validate(cls, changed(given, changes or {}, "--set"), "settings")
+        parse_config(config.model, "model")
+        return config
+
+
+def changed(fields: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Put values into nested settings by their dotted names; nothing given is changed itself.
+
+    Raises:
+        SomasegError: a name that is not below ``model`` or ``training``; ``where`` begins it.
+    """
+    out = {key: copy.deepcopy(v) if isinstance(v, dict) else v for key, v in fields.items()}
+    for name, value in changes.items():
+        *parents, key = name.split(".")
+        if not parents or parents[0] not in ("model", "training"):
+            raise SomasegError(f"{where}: {name}: write it as training.FIELD or model.FIELD")
+        at = out
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise SomasegError(f"{where}: {name}: {parent} has no fields")
+        at[key] = copy.deepcopy(value)
+    return out
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,7 +170,7 @@ class Run:
                 other files.
         """
         folder = Path(folder)
-        path = folder / "config.yaml"
+        path = folder / CONFIG
         parse_config(config.model)
         if path.exists():
             run = cls.open(folder)
@@ -117,11 +200,13 @@ class Run:
             SomasegError: not a run, or its config is broken.
         """
         folder = Path(folder)
-        path = folder / "config.yaml"
-        if not path.is_file():
-            raise SomasegError(f"{folder}: not a run (it has no config.yaml)")
+        path = folder / CONFIG
+        if not path.exists():
+            raise SomasegError(f"{folder}: not a run (it has no {CONFIG})")
         fields = read_yaml(path)
-        return cls(folder, validate(RunConfig, fields or {}, str(path)))
+        return cls(
+            folder, validate(RunConfig, fields if isinstance(fields, dict) else {}, str(path))
+        )
 
     def dataset(self) -> Dataset:
         """Load the run's annotated images."""
@@ -148,20 +233,20 @@ class Run:
 
     def part(self, fold: int | None) -> Path:
         """Folder of a fold, or of the model of all images (none)."""
-        return self.folder / ("all" if fold is None else f"fold{fold}")
+        return part_of_run(self.folder, fold)
 
     def model_path(self, fold: int | None) -> Path:
         """Model file of a fold, or of all images."""
-        return self.part(fold) / "model.safetensors"
+        return self.part(fold) / MODEL
 
     def predictions_path(self, fold: int) -> Path:
         """Raw out-of-fold predictions of a fold."""
-        return self.part(fold) / "predictions.npz"
+        return self.part(fold) / PREDICTIONS
 
     @property
     def rescorer_path(self) -> Path:
         """Learned scores, if there are any."""
-        return self.folder / "rescore.json"
+        return self.folder / RESCORER
 
     def finished(self, fold: int | None) -> bool:
         """Whether a fold's training, and prediction if it has one, is done."""
@@ -174,16 +259,7 @@ class Run:
         Raises:
             SomasegError: training is not finished.
         """
-        if self.model_path(None).exists():
-            return [self.model_path(None)]
-        paths = [self.model_path(fold) for fold in range(self.config.folds)]
-        missing = [path for path in paths if not path.exists()]
-        if missing:
-            raise SomasegError(
-                f"{self.folder}: {missing[0].relative_to(self.folder)} is missing; run the same "
-                "`somaseg train` again to finish it, or give one fold's model.safetensors"
-            )
-        return paths
+        return model_files(self.folder)
 
     def finished_folds(self) -> list[int]:
         """Folds that are trained and predicted.
@@ -211,19 +287,17 @@ class Run:
 
     def save_scores(self, scores: dict[str, Any]) -> None:
         """Write ``scores.json``."""
-        write_json(self.folder / "scores.json", scores)
+        write_json(self.folder / SCORES, scores)
 
     def scores(self) -> dict[str, Any]:
         """Read ``scores.json``."""
-        scores: dict[str, Any] = read_json(self.folder / "scores.json")
+        scores: dict[str, Any] = read_json(self.folder / SCORES)
         return scores
 
 
 def _unused(folder: Path) -> bool:
     """Whether a folder is empty, or a run's that was killed before its config was written."""
-    return folder.is_dir() and all(
-        path.name == FOLDS or path.name.startswith(f".{FOLDS}.") for path in folder.iterdir()
-    )
+    return folder.is_dir() and all(path.name == FOLDS or is_ours(path) for path in folder.iterdir())
 
 
 def load_annotated(data: DataConfig) -> Dataset:

@@ -12,7 +12,6 @@ but the folder. A trial belongs to the worker that holds its lock; the lock goes
 so that a killed search, started again, finishes the trials that were under way.
 """
 
-import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,9 +26,9 @@ from somaseg.errors import SomasegError
 from somaseg.files import CannotWrite, read_yaml, write_text
 from somaseg.models.registry import Preset, parse_config, validate
 from somaseg.runs.cross_validate import score_run
-from somaseg.runs.disk import check_disk
 from somaseg.runs.execute import Report, execute
-from somaseg.runs.run import Run, RunConfig
+from somaseg.runs.machine import check_disk
+from somaseg.runs.run import Run, RunConfig, changed
 from somaseg.runs.space import Choice
 from somaseg.runs.tasks import as_task, run_fold
 
@@ -67,17 +66,7 @@ class SearchConfig(BaseModel):
         Raises:
             SomasegError: an unknown field, or a value that it does not take.
         """
-        fields = self.base.model_dump(mode="json")
-        for name, value in values.items():
-            *parents, key = name.split(".")
-            if not parents or parents[0] not in ("model", "training"):
-                raise SomasegError(f"space: {name}: write it as training.FIELD or model.FIELD")
-            at = fields
-            for parent in parents:
-                at = at.setdefault(parent, {})
-                if not isinstance(at, dict):
-                    raise SomasegError(f"space: {name}: {parent} has no fields")
-            at[key] = copy.deepcopy(value)
+        fields = changed(self.base.model_dump(mode="json"), values, "space")
         where = f"space: {', '.join(f'{n}={v}' for n, v in values.items())}"
         config = validate(RunConfig, fields, where)
         parse_config(config.model, where)

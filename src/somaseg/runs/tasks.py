@@ -6,7 +6,9 @@ well as we do. What it has to tell it prints to standard output, one JSON object
 """
 
 import json
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +16,13 @@ from typing import Any
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_json
+from somaseg.folders import hold
 from somaseg.runs.run import Run
 
 Report = Callable[[dict[str, Any]], None]
+
+WATCHED = "SOMASEG_STDIN_IS_PARENT"
+"""Set in the environment of a task that ends when its standard input does."""
 
 
 def run_fold(run: Run, fold: int | None, report: Report) -> None:
@@ -27,6 +33,14 @@ def run_fold(run: Run, fold: int | None, report: Report) -> None:
         fold: its number; none trains on all images and predicts none.
         report: told ``{"stage", "done", "total", "loss"}`` as it goes.
     """
+    if run.finished(fold):
+        return
+    # A training whose command was killed ends by itself within the time that is waited here.
+    with hold(run.part(fold), wait=10):
+        _run_fold(run, fold, report)
+
+
+def _run_fold(run: Run, fold: int | None, report: Report) -> None:
     from somaseg.models.bundle import load_model
     from somaseg.predict.predictor import Predictor, predict_images
     from somaseg.predict.store import save_predictions
@@ -115,6 +129,8 @@ def as_task(work: Callable[[Report], None]) -> int:
     def report(event: dict[str, Any]) -> None:
         print(json.dumps(event), flush=True)
 
+    if WATCHED in os.environ:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     # A shown warning would go to standard error without a word of which fold it is of.
     warnings.showwarning = lambda message, *_, **__: report({"note": str(message)})
     try:
@@ -123,6 +139,13 @@ def as_task(work: Callable[[Report], None]) -> int:
         report({"error": str(error)})
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """End when standard input does: the process that waits for this one was killed."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 def main(arguments: list[str]) -> int:
