@@ -6,6 +6,7 @@ from pathlib import Path
 
 from somaseg.data.faults import Faults
 from somaseg.data.formats.registry import OURS, Format, find_format, formats
+from somaseg.data.predicted import is_predicted, read_predicted, refuse_runs
 from somaseg.data.reading import Reading, refuse_shattered
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
@@ -77,9 +78,11 @@ def read_dataset(
         raise SomasegError(f"{path}: no such file or folder")
     if images is not None and not Path(images).is_dir():
         raise SomasegError(f"{images}: no such folder of images")
-    kind, file = detect(path) if named is None else (named, _file_of(path, named))
     faults = Faults()
     folder = None if images is None else Path(images)
+    if named is None and is_predicted(path):
+        return read_predicted(path, faults, folder, need_images)
+    kind, file = detect(path) if named is None else (named, _file_of(path, named))
     reading = kind.read(file, faults, folder, need_images, sizes)
     if not len(reading.dataset) and not faults.errors:
         raise SomasegError(f"{file}: no images in it; is it the right file?")
@@ -95,6 +98,7 @@ def detect(path: Path) -> tuple[Format, Path]:
     """
     if path.is_file():
         return _detect_file(path), path
+    refuse_runs(path)
     known = formats()
     for format in known:
         sure = format.known(path)
