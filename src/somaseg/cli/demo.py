@@ -34,7 +34,8 @@ def demo(
     from somaseg.predict.outputs import segment_samples
     from somaseg.runs.cross_validate import train_run
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import DataConfig, RunConfig
+    from somaseg.runs.run import RunConfig
+    from somaseg.runs.sources import DataConfig
 
     data, new, masks = out / "data", out / "data" / "test", out / "masks"
     typer.echo(f"1. three kinds of synthetic cells; look at them with: somaseg data info {data}")

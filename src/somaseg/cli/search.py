@@ -67,8 +67,9 @@ def search(
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import DataConfig, RunConfig
+    from somaseg.runs.run import RunConfig
     from somaseg.runs.search import Search, SearchConfig, run_search
+    from somaseg.runs.sources import DataConfig
     from somaseg.runs.space import read_space
 
     config = SearchConfig(

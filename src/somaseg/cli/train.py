@@ -81,7 +81,8 @@ def train(
     from somaseg.cli.scores import parse_weights, print_run_scores
     from somaseg.runs.cross_validate import train_run
     from somaseg.runs.execute import default_jobs
-    from somaseg.runs.run import DataConfig, RunConfig
+    from somaseg.runs.run import RunConfig
+    from somaseg.runs.sources import DataConfig
 
     class_weights = parse_weights(weights)
     config = RunConfig.make(

@@ -31,6 +31,10 @@ def tune(
             "if it is better in the nested estimate.",
         ),
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Where the run's images are, if moved.", show_default=False),
+    ] = None,
 ) -> None:
     """Tune thresholds, sizes and overlaps by class on a run's out-of-fold predictions.
 
@@ -44,6 +48,8 @@ def tune(
     from somaseg.runs.run import Run
 
     opened = Run.open(run)
+    if data is not None:
+        opened = opened.repoint(opened.config.data.at(data, opened.config.data.format))
     chosen = SEARCHED if search is None else [name.strip() for name in search.split(",")]
     scores = score_run(opened, opened.dataset(), parse_weights(weights), chosen, rescore)
     print_run_scores(scores, str(run))

@@ -32,7 +32,8 @@ from somaseg.runs.cross_validate import leave_model, score_run, train_parts
 from somaseg.runs.execute import Report
 from somaseg.runs.outcome import write_outcome
 from somaseg.runs.plan import Member, Plan, parse_duration, plan_for, read_plan, write_plan
-from somaseg.runs.run import DataConfig, Run, RunConfig
+from somaseg.runs.run import Run, RunConfig
+from somaseg.runs.sources import DataConfig
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,10 @@ def make_ready(
     if resume or plan is not None:
         source = Path(plan) if plan is not None else stands
         read = read_plan(source)
+        if data is not None and not Path(read.data.path).exists():  # moved since
+            text = source.read_text("utf-8").replace(read.data.path, str(Path(data).resolve()))
+            write_text(stands, text)
+            source, read = stands, read_plan(stands)
         if data is not None and Path(data).resolve() != Path(read.data.path).resolve():
             raise SomasegError(
                 f"{data}: {source} learns from {read.data.path}; leave DATA out, or give another "

@@ -20,7 +20,7 @@ from somaseg.models.registry import load_preset, parse_config, validate
 from somaseg.models.training.loop import default_threads
 from somaseg.models.training.settings import TrainSettings
 from somaseg.runs.machine import Hardware, find_hardware, seconds_per_step
-from somaseg.runs.run import DataConfig, load_annotated
+from somaseg.runs.sources import DataConfig, load_annotated
 from somaseg.scoring.competition import check_weights
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {

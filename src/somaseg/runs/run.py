@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from somaseg.data import Dataset, Sample, load_dataset, load_folds, make_folds, save_folds
-from somaseg.data.formats.registry import format_names
+from somaseg.data import Dataset, Sample, load_folds, make_folds, save_folds
 from somaseg.data.leaks import keep_together
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, read_yaml, write_json, write_text
@@ -41,37 +40,7 @@ from somaseg.instances import Instances
 from somaseg.models.registry import Preset, load_preset, parse_config, validate
 from somaseg.models.training.settings import TrainSettings
 from somaseg.predict.store import load_predictions
-
-
-class DataConfig(BaseModel):
-    """Where the data are."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str
-    format: str = "auto"
-    images: str | None = None
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in (known := ("auto", *format_names())):
-            raise ValueError(f"no format {name!r}; choose one of {', '.join(known)}")
-        return name
-
-    @classmethod
-    def at(cls, path: str | Path, format: str = "auto", images: str | Path | None = None) -> Self:
-        """Make one by paths that hold from any folder.
-
-        Raises:
-            SomasegError: there is no such format.
-        """
-        fields = {
-            "path": str(Path(path).resolve()),
-            "format": str(format),
-            "images": str(Path(images).resolve()) if images else None,
-        }
-        return validate(cls, fields, "data")
+from somaseg.runs.sources import DataConfig, learn_from, load_annotated
 
 
 class RunConfig(BaseModel):
@@ -175,6 +144,8 @@ class Run:
         if path.exists():
             run = cls.open(folder)
             differing = _differences(run.config.model_dump(), config.model_dump())
+            if set(differing) <= {"data.path", "data.images"} and run.moved:
+                return run.repoint(config.data)
             if differing:
                 raise SomasegError(
                     f"{folder}: holds a run that differs in {', '.join(differing)}; "
@@ -208,9 +179,36 @@ class Run:
             folder, validate(RunConfig, fields if isinstance(fields, dict) else {}, str(path))
         )
 
+    @property
+    def moved(self) -> bool:
+        """Whether its data set is no longer where it was."""
+        return not Path(self.config.data.path).exists()
+
     def dataset(self) -> Dataset:
-        """Load the run's annotated images."""
+        """Load the run's annotated images.
+
+        Raises:
+            SomasegError: they cannot be read, or are no longer there.
+        """
+        if self.moved:
+            raise SomasegError(
+                f"{self.config.data.path}: no such file or folder, where {self.folder} has its "
+                f"images from; if they were moved: somaseg tune {self.folder} --data FOLDER"
+            )
         return load_annotated(self.config.data)
+
+    def repoint(self, data: DataConfig) -> "Run":
+        """Note where the data set lies now.
+
+        Raises:
+            SomasegError: it has other images than those that the run was made with.
+        """
+        self.folds(load_annotated(data))
+        config = self.config.model_copy(update={"data": data})
+        write_text(
+            self.folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        )
+        return Run(self.folder, config)
 
     def folds(self, dataset: Dataset) -> dict[str, int]:
         """Load the fold of each image.
@@ -298,36 +296,6 @@ class Run:
 def _unused(folder: Path) -> bool:
     """Whether a folder is empty, or a run's that was killed before its config was written."""
     return folder.is_dir() and all(path.name == FOLDS or is_ours(path) for path in folder.iterdir())
-
-
-def load_annotated(data: DataConfig) -> Dataset:
-    """Load a data set and keep its annotated images."""
-    dataset = load_dataset(data.path, data.format, data.images)
-    annotated = dataset.subset([s.id for s in dataset if s.instances is not None])
-    if not len(annotated):
-        raise SomasegError(f"{data.path}: no image in it is annotated")
-    return annotated
-
-
-def learn_from(dataset: Dataset, data: DataConfig) -> Dataset:
-    """Load other annotations of a data set's images, in its order.
-
-    Raises:
-        SomasegError: an image is missing there, or its size or the class names are others.
-    """
-    other = load_annotated(data)
-    if other.names != dataset.names:
-        raise SomasegError(
-            f"{data.path}: classes {', '.join(other.names)}, but {dataset.source} has "
-            f"{', '.join(dataset.names)}; they must be the same"
-        )
-    for sample in dataset:
-        if sample.id not in other or other[sample.id].size != sample.size:
-            raise SomasegError(
-                f"{data.path}: has no annotation of image {sample.id} of "
-                f"{sample.size[1]}×{sample.size[0]} pixels, which {dataset.source} has"
-            )
-    return other.subset(dataset.ids)
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,72 @@
+"""Where the images of a run are, and how they are loaded."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from somaseg.data import Dataset, load_dataset
+from somaseg.data.formats.registry import format_names
+from somaseg.errors import SomasegError
+from somaseg.models.registry import validate
+
+
+class DataConfig(BaseModel):
+    """Where the data are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    format: str = "auto"
+    images: str | None = None
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in (known := ("auto", *format_names())):
+            raise ValueError(f"no format {name!r}; choose one of {', '.join(known)}")
+        return name
+
+    @classmethod
+    def at(cls, path: str | Path, format: str = "auto", images: str | Path | None = None) -> Self:
+        """Make one by paths that hold from any folder.
+
+        Raises:
+            SomasegError: there is no such format.
+        """
+        fields = {
+            "path": str(Path(path).resolve()),
+            "format": str(format),
+            "images": str(Path(images).resolve()) if images else None,
+        }
+        return validate(cls, fields, "data")
+
+
+def load_annotated(data: DataConfig) -> Dataset:
+    """Load a data set and keep its annotated images."""
+    dataset = load_dataset(data.path, data.format, data.images)
+    annotated = dataset.subset([s.id for s in dataset if s.instances is not None])
+    if not len(annotated):
+        raise SomasegError(f"{data.path}: no image in it is annotated")
+    return annotated
+
+
+def learn_from(dataset: Dataset, data: DataConfig) -> Dataset:
+    """Load other annotations of a data set's images, in its order.
+
+    Raises:
+        SomasegError: an image is missing there, or its size or the class names are others.
+    """
+    other = load_annotated(data)
+    if other.names != dataset.names:
+        raise SomasegError(
+            f"{data.path}: classes {', '.join(other.names)}, but {dataset.source} has "
+            f"{', '.join(dataset.names)}; they must be the same"
+        )
+    for sample in dataset:
+        if sample.id not in other or other[sample.id].size != sample.size:
+            raise SomasegError(
+                f"{data.path}: has no annotation of image {sample.id} of "
+                f"{sample.size[1]}×{sample.size[0]} pixels, which {dataset.source} has"
+            )
+    return other.subset(dataset.ids)
