@@ -32,7 +32,7 @@ TRAINING = {"batch": 2, "crop": 128, "log_every": 5, "average": 0.9, "rate": 2e-
 
 RAW, LABELS, TABLE = "predictions.npz", "labels", "submission.csv"
 PLACES = {
-    "fit": ("scores.json", "faults.json"),
+    "fit": ("scores.json", "ensemble.yaml", "faults.json"),
     "fit/members/flow": ("scores.json", "settle.json", "folds.json"),
     "fit/members/semantic": ("scores.json", "settle.json", "folds.json"),
     "run": ("scores.json", "settle.json", "folds.json"),
@@ -41,6 +41,8 @@ PLACES = {
     "selected": ("scores.json", "settle.json", "ensemble.yaml"),
 }
 """Folders, and what must be the same in each."""
+RENAMED = {"fit/ensemble.yaml": "fit/choice.yaml"}
+"""Files that are called otherwise since."""
 TIMES = {"seconds", "cpu_seconds", "minutes", "somaseg", "path", "about"}
 """Fields that say when, where and by whom: not compared."""
 
@@ -145,10 +147,13 @@ def compare(old: Path, new: Path) -> tuple[int, list[str]]:
     for name in files:
         if not (old / name).exists():
             raise SystemExit(f"{old / name}: the old version has not written it")
-        if not (new / name).exists():
+        place = new / name
+        if not place.exists():
+            place = new / RENAMED.get(name, name)
+        if not place.exists():
             found.append(f"{name}: not there")
             continue
-        found += differences(read(old / name), read(new / name), name)
+        found += differences(read(old / name), read(place), name)
     return len(files), found
 
 

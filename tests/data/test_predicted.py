@@ -54,3 +54,15 @@ def test_a_run_is_no_data_set(tmp_path):
     (tmp_path / "plan.yaml").touch()
     with pytest.raises(SomasegError, match="a fit, not a data set"):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "cells.json"])
+def test_what_a_killed_writer_left_is_no_data(tmp_path, name):
+    """Half a table beside images: the images are what there is."""
+    content = '{"images": [], "annotations": [], "categories": []}'
+    if name.endswith(".csv"):
+        content = "id,annotation,width,height\na,1 5,30,20\n"
+    stem, ending = name.split(".")
+    (tmp_path / f".{stem}.{ending}.abcd_123.tmp.{ending}").write_text(content)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 30), np.uint8))
+    assert load_dataset(tmp_path)["a"].instances is None

@@ -29,6 +29,7 @@ from somaseg.data.reading import (
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.files import file_name, read_json, write_json
+from somaseg.folders import is_leftover
 from somaseg.instances import Instances
 from somaseg.masks.flat import Boxes, Pixels
 from somaseg.masks.resolve import OrderName
@@ -210,6 +211,8 @@ def _detect(path: Path) -> list[Path]:
         return [path] if path.suffix.lower() == ".json" else []
     found = []
     for file in sorted([*path.glob("*.json"), *path.glob("annotations/*.json")]):
+        if is_leftover(file):
+            continue
         with file.open("rb") as opened:
             head = opened.read(1 << 16)
         keys = (b'"images"', b'"annotations"', b'"categories"')

@@ -16,6 +16,7 @@ from somaseg.data.tables import csv_columns, csv_text, open_csv, row_text
 from somaseg.data.types import ONE_CLASS, Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_text
+from somaseg.folders import is_leftover
 from somaseg.instances import Instances
 from somaseg.masks.resolve import OrderName
 from somaseg.masks.rle import find_faults
@@ -271,6 +272,8 @@ def _detect(path: Path) -> list[Path]:
         return [path] if path.name.lower().endswith(_ENDINGS) else []
     found = []
     for file in sorted(path.iterdir()):
+        if is_leftover(file):
+            continue
         if not file.name.lower().endswith(_ENDINGS):
             continue
         try:
