@@ -123,7 +123,8 @@ def place(fitted, tmp_path, monkeypatch):
             fitted / ("fit/members/flow_lite" if "runs/" in name or name == "RUN" else "fit"), name
         )
     link(fitted / "found", "PREDICTIONS")
-    tifffile.imwrite("huge.tif", make_image("cort", 1, (160, 160))[0])
+    for name in ("huge.tif", "image.tif"):
+        tifffile.imwrite(name, make_image("cort", 1, (160, 160))[0])
     os.link(fitted / "score-log.csv", "score-log.csv")
     return tmp_path
 
