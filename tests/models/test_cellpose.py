@@ -162,7 +162,7 @@ def test_import_of_cellpose_3(tmp_path):
 def test_command(tmp_path):
     torch.save(their_tensors(), tmp_path / "mine")
     out = tmp_path / "m.safetensors"
-    command = ["import-cellpose", str(tmp_path / "mine"), "--out"]
+    command = ["import", str(tmp_path / "mine"), "--out"]
     done = CliRunner().invoke(app, [*command, str(out)], catch_exceptions=False)
     assert "6.6 M parameters, for cells of 30 pixels" in done.stdout
     assert load_model(out).names == ("cell",)

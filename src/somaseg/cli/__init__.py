@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from somaseg import __version__
-from somaseg.cli.cellpose import import_cellpose
 from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
 from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
 from somaseg.cli.fit import fit
+from somaseg.cli.import_ import import_
 from somaseg.cli.ledger import app as ledger_app
 from somaseg.cli.models import models
 from somaseg.cli.predict import predict
@@ -62,7 +62,7 @@ app.command()(tune)
 app.command()(search)
 app.command()(models)
 app.command()(ensemble)
-app.command()(import_cellpose)
+app.command("import")(import_)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

@@ -7,6 +7,7 @@ sees the crops it would have seen, and several worker processes see each crop on
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 
 Planes = Callable[[Instances], npt.NDArray[np.int32]]
+Prepare = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class CropSampler:
         seed: of everything drawn.
         cache: folder for prepared images that are too many for the memory
             (:mod:`somaseg.data.prepared`); processes share it.
-        cache_key: tells ``planes`` of different families apart there.
+        cache_key: tells ``planes`` and ``prepare`` of different families apart there.
+        prepare: makes an image gray float32, by default :func:`prepare_image`.
 
     Raises:
         SomasegError: no image has annotations.
@@ -75,6 +78,7 @@ class CropSampler:
         seed: int = 0,
         cache: Path | None = None,
         cache_key: str = "",
+        prepare: Prepare | None = None,
     ) -> None:
         self.size, self.scale, self.stride, self.margin = size, scale, stride, margin
         self.settings = settings or AugmentSettings()
@@ -83,7 +87,8 @@ class CropSampler:
             raise SomasegError(
                 "no annotated image to train on; check the data set with `data check`"
             )
-        self.images = PreparedImages(samples, lambda s: _prepare(s, planes), cache, cache_key)
+        gray = prepare or prepare_image
+        self.images = PreparedImages(samples, lambda s: _prepare(s, planes, gray), cache, cache_key)
         groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(sample.image_class or "", []).append(i)
@@ -156,11 +161,11 @@ def prepare_image(
     return np.clip(scaled, -1, 2)
 
 
-def _prepare(sample: Sample, planes: Planes) -> npt.NDArray[np.float32]:
+def _prepare(sample: Sample, planes: Planes, prepare: Prepare) -> npt.NDArray[np.float32]:
     """Image and label planes, float32 (1 + k, h, w)."""
     # OpenCV warps no int32; float32 holds label numbers exactly up to 16 million.
     labels = planes(sample.annotated()).astype(np.float32)
-    return np.concatenate([prepare_image(sample.image())[None], labels])
+    return np.concatenate([prepare(sample.image())[None], labels])
 
 
 def _warp(

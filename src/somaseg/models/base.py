@@ -45,6 +45,19 @@ class Model(ABC):
         """Network pixels per image pixel."""
         return 1.0
 
+    def levels(self, kind: np.dtype[Any]) -> tuple[float, float] | None:
+        """Gray values of images of a type that are 0 and 1 here; none: their own percentiles."""
+        return None
+
+    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+        """Make an image (h, w) or (h, w, 3) gray, float32, between this model's levels.
+
+        Args:
+            image: of any intensity range.
+            levels: the percentiles of the whole image, if this is a part of it.
+        """
+        return prepare_image(image, self.levels(image.dtype) or levels)
+
     @abstractmethod
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells: raw, soft, scored, possibly overlapping instances of each image.
@@ -219,7 +232,7 @@ class Dense(Model):
         """Compute the maps of one prepared image.
 
         Args:
-            gray: float32 (h, w) from :func:`somaseg.data.augment.prepare_image`.
+            gray: float32 (h, w) from :meth:`Model.prepare`.
 
         Returns:
             float32 (c, h, w), on the image's own pixels.
@@ -231,7 +244,7 @@ class Dense(Model):
 
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells in each image: its maps, then their decoding."""
-        return [self.decode(self.maps(prepare_image(image))) for image in images]
+        return [self.decode(self.maps(self.prepare(image))) for image in images]
 
 
 class Region(Model):
@@ -245,7 +258,7 @@ class Region(Model):
         """Find the cells of one prepared image, or of a part of one.
 
         Args:
-            gray: float32 (h, w) from :func:`somaseg.data.augment.prepare_image`.
+            gray: float32 (h, w) from :meth:`Model.prepare`.
 
         Returns:
             raw instances on the image's own pixels.
@@ -253,4 +266,4 @@ class Region(Model):
 
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells in each image."""
-        return [self.find(prepare_image(image)) for image in images]
+        return [self.find(self.prepare(image)) for image in images]

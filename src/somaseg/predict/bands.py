@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.augment import prepare_image
 from somaseg.data.windows import find_levels
 from somaseg.decide import Settle, settle
 from somaseg.decide.features import Whole
@@ -128,7 +127,7 @@ def segment(
     grid = predictor.grid(image.shape)
     gray: Gray | None = None
     if spool.folder is None:
-        gray = prepare_image(image, levels)
+        gray = predictor.prepare(image, levels)
     else:
         levels = levels or find_levels(image)
         plan = {
@@ -139,7 +138,7 @@ def segment(
 
     def tile(i: int, j: int) -> Gray:
         place = grid.slices(i, j)
-        return prepare_image(np.asarray(image[place]), levels) if gray is None else gray[place]
+        return predictor.prepare(np.asarray(image[place]), levels) if gray is None else gray[place]
 
     _predict_rows(predictor, grid, tile, spool, progress)
     _join_rows(grid, spool)

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from somaseg.decide import Fusion, fuse
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
-from somaseg.models.base import Gray
+from somaseg.models.base import Gray, Image
 from somaseg.predict.predictor import Finder, Predictor
 from somaseg.predict.tiles import Grid
 
@@ -39,9 +41,17 @@ class JointPredictor(Finder):
         """Tiles of an image of ``size`` (h, w)."""
         return self.widest.grid(size)
 
+    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+        """As its members do: (h, w), or (h, w, members) where they see other gray levels."""
+        kinds = {p.models[0].levels(image.dtype) for p, _ in self.members}
+        if len(kinds) == 1:
+            return self.widest.prepare(image, levels)
+        return np.stack([predictor.prepare(image, levels) for predictor, _ in self.members], -1)
+
     def find(self, gray: Gray, shape: Size | None = None) -> Instances:
         """Raw instances of a prepared image or tile, in one pass; see :meth:`Finder.find`."""
-        found = [predictor.find(gray, shape) for predictor, _ in self.members]
+        seen = [gray[..., i] if gray.ndim == 3 else gray for i in range(len(self.members))]
+        found = [p.find(part, shape) for (p, _), part in zip(self.members, seen, strict=True)]
         return fuse(found, [weight for _, weight in self.members], self.fusion)
 
     def fingerprint(self) -> str:

@@ -34,7 +34,7 @@ class Finder(ABC):
 
     def __call__(self, image: Image) -> Instances:
         """Raw instances of one image, (h, w) or (h, w, 3)."""
-        gray = prepare_image(image)
+        gray = self.prepare(image)
         grid = self.grid(gray.shape)
         found = {place: self.find(gray[grid.slices(*place)], grid.shape) for place in grid}
         return stitch(grid, found)[0]
@@ -43,6 +43,10 @@ class Finder(ABC):
     @abstractmethod
     def diameter(self) -> float:
         """Diameter in pixels of the cells that it was trained on."""
+
+    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+        """Make an image, or a part of one whose percentiles are given, what :meth:`find` takes."""
+        return prepare_image(image, levels)
 
     @abstractmethod
     def grid(self, size: tuple[int, ...]) -> Grid:
@@ -101,6 +105,11 @@ class Predictor(Finder):
                     "models of different families or classes are no members of one run; "
                     "join their predictions with `somaseg ensemble`"
                 )
+            if other.levels(np.dtype(np.uint8)) != first.levels(np.dtype(np.uint8)):
+                raise SomasegError(
+                    "models that see other gray levels are no members of one run; "
+                    "join their predictions with `somaseg ensemble`"
+                )
         keep_memory()
         place = choose_device(device)
         for model in models:
@@ -114,6 +123,10 @@ class Predictor(Finder):
     def diameter(self) -> float:
         """Diameter in pixels of the cells that it was trained on."""
         return self.models[0].info.diameter
+
+    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+        """As its models do."""
+        return self.models[0].prepare(image, levels)
 
     def grid(self, size: tuple[int, ...]) -> Grid:
         """Tiles of an image of ``size`` (h, w).

@@ -45,8 +45,8 @@ class RCNNConfig(ModelConfig):
     )
     input_levels: Literal["percentiles", "full"] = Field(
         "percentiles",
-        description="what the network sees as 0 and 1: an image's 1st and 99th percentile, or the "
-        "least and largest value of its type (0 and 255), as most other libraries",
+        description="seen as 0 and 1: an image's 1st and 99th percentile, or 0 and "
+        "the largest value of its type (255), as most other libraries; floats have none",
     )
     mean: Channels | None = Field(
         None, description="of the input, in 0..1, by channel; none: that of the encoder's weights"

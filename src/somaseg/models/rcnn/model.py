@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from somaseg.data.augment import Crop, prepare_image
+from somaseg.data.augment import Crop
 from somaseg.instances import Instances
 from somaseg.masks.flat import offsets_of
 from somaseg.models.base import Batch, Gray, Image, Network, Region
@@ -75,6 +75,11 @@ class RCNN(Region, Network):
         if isinstance(self.mask, MaskStages):
             known = self.mask.spread(known, "mask.")
         return known
+
+    def levels(self, kind: np.dtype[Any]) -> tuple[float, float] | None:
+        """0 and the largest value of whole numbers, if the config says so."""
+        whole = self.config.input_levels == "full" and np.issubdtype(kind, np.integer)
+        return (0.0, float(np.iinfo(kind).max)) if whole else None
 
     # Training.
 
@@ -147,7 +152,7 @@ class RCNN(Region, Network):
                 scores masks).
         """
         with self._predicting():
-            gray = prepare_image(image)
+            gray = self.prepare(image)
             _, features, enlarged = self._encode(gray)
             detections = Detections(
                 torch.as_tensor(boxes, dtype=torch.float32, device=self.device) * enlarged,
