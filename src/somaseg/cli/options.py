@@ -52,7 +52,11 @@ StepsOption = Annotated[
 
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", help="Model file whose weights to start from.", show_default=False),
+    typer.Option(
+        "--from",
+        help="Model file, ours or of another library, whose weights to start from.",
+        show_default=False,
+    ),
 ]
 
 FoldViewsOption = Annotated[

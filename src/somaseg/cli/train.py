@@ -27,7 +27,12 @@ def train(
     data: AnnotatedArgument,
     out: RunOption = Path("run"),
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A preset (`somaseg models`) or your YAML file.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A preset (`somaseg models`), your YAML file, or a model file to train on.",
+        ),
     ] = "flow_lite",
     folds: FoldsOption = 3,
     fold: Annotated[
@@ -85,6 +90,8 @@ def train(
     from somaseg.runs.sources import DataConfig
 
     class_weights = parse_weights(weights)
+    if start_from is None and model.endswith(".safetensors"):
+        start_from = Path(model)
     config = RunConfig.make(
         DataConfig.at(data, format, images),
         model,

@@ -177,14 +177,18 @@ class Network(Model, nn.Module):
     @classmethod
     def build(cls, config: Any, info: ModelInfo, tensors: dict[str, Tensor]) -> Self:
         """Make the network and fill in its weights."""
-        if hasattr(config, "pretrained"):
-            # Every tensor comes from the file: nothing to fetch first.
-            fresh = cls(config.model_copy(update={"pretrained": "none"}), info)  # type: ignore[call-arg]
-            fresh.config = config
-        else:
-            fresh = cls(config, info)  # type: ignore[call-arg]
+        fresh = cls.blank(config, info)
         fill(fresh, tensors)
         return fresh.eval()
+
+    @classmethod
+    def blank(cls, config: Any, info: ModelInfo) -> Self:
+        """Make the network with noise for weights: a file fills them, nothing is fetched."""
+        if not hasattr(config, "pretrained"):
+            return cls(config, info)  # type: ignore[call-arg]
+        fresh = cls(config.model_copy(update={"pretrained": "none"}), info)  # type: ignore[call-arg]
+        fresh.config = config
+        return fresh
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:

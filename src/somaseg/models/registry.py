@@ -146,10 +146,14 @@ def family_classes(family: str) -> "tuple[type[ModelConfig], type[Model]]":
     return family_config(family), _import(find_family(family).model)
 
 
-def build_model(config: ModelConfig, info: ModelInfo) -> "Model":
-    """Make a fresh model of the config's family."""
-    model: type[Model] = _import(find_family(config.family).model)
-    return model(config, info)  # type: ignore[call-arg]
+def build_model(config: ModelConfig, info: ModelInfo, weights: bool = True) -> "Model":
+    """Make a fresh model of the config's family; without ``weights`` it fetches none."""
+    model: Any = _import(find_family(config.family).model)
+    if not weights and hasattr(model, "blank"):
+        blank: Model = model.blank(config, info)
+        return blank
+    fresh: Model = model(config, info)
+    return fresh
 
 
 def make_model(
@@ -194,11 +198,15 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str | Path, above: tuple[str, ...] = ()) -> Preset:
-    """Read a preset by name, or a YAML file of the same layout by path.
+    """Read a preset by name, or a YAML file of the same layout by path; or a model file's config.
 
     Raises:
         SomasegError: neither a preset nor a file, or not valid.
     """
+    if str(name).endswith(".safetensors"):
+        from somaseg.models.bundle import load_model
+
+        return Preset(about=str(name), model=load_model(name).config.model_dump(mode="json"))
     if str(name) in _preset_files():
         text = _preset_files()[str(name)].read_text("utf-8")
         fields = parse_yaml(text, name)

@@ -53,8 +53,12 @@ def _their_name(name):
         return f"backbone.bottom_up.{middle}.{parts[-1]}"
     tail = name.rsplit(".", 1)[-1]
     for level in range(4):
-        name = name.replace(f"backbone.fpn.inner_blocks.{level}.0", f"backbone.fpn_lateral{level + 2}")
-        name = name.replace(f"backbone.fpn.layer_blocks.{level}.0", f"backbone.fpn_output{level + 2}")
+        name = name.replace(
+            f"backbone.fpn.inner_blocks.{level}.0", f"backbone.fpn_lateral{level + 2}"
+        )
+        name = name.replace(
+            f"backbone.fpn.layer_blocks.{level}.0", f"backbone.fpn_output{level + 2}"
+        )
         if name.startswith(f"mask.head.{level}.0"):
             return f"roi_heads.mask_head.mask_fcn{level + 1}.{tail}"
     for ours, theirs in (

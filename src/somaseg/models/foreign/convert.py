@@ -155,8 +155,8 @@ def _told(
         notes.append("its config: the one in the file")
     else:
         style = {
-            "mmdet": "style pytorch; Caffe's weights (`_caffe_` in its name) need --config",
-            "detectron2": "ResNet of MSRA; ResNeXt needs --config",
+            "mmdet": "style pytorch; a ResNet `_caffe_` by its name, or a ResNeXt, needs --config",
+            "detectron2": "ResNets of MSRA, ResNeXts as theirs",
             "torchvision": "those of its constructors",
         }
         notes.append(f"no config: as {library}'s published ones ({style[library]})")

@@ -123,6 +123,10 @@ def read_shapes(ours: Tensors, library: str) -> dict[str, Any]:
         "box_convs": _count(ours, r"box\.stages\.0\.head\.(\d+)\.0\.weight"),
         "class_agnostic_boxes": boxes == 4 and stages == 1,
     }
+    if library == "detectron2" and fields["backbone"].startswith("resnext"):
+        fields |= {"stride_in_1x1": False, "std": (57.375, 57.12, 58.395)}
+    elif fields["backbone"] in ("resnet18", "resnet34"):
+        fields["stride_in_1x1"] = False  # they have no 1×1 convolution
     if library == "mmdet" and stages == 3:
         fields["box_weights"] = tuple(tuple(1 / std for std in stds) for stds in MM_STDS)
     if "mask.coarse.7.bias" in ours:

@@ -23,9 +23,9 @@ TORCHVISION: Table = (
     (r"roi_heads\.mask_head\.mask_fcn(?P<s>\d)\.(.+)", r"mask.head.{s-1}.0.\2"),
     (r"roi_heads\.mask_head\.(.+)", r"mask.head.\1"),
     (r"roi_heads\.mask_predictor\.(.+)", r"mask.predictor.\1"),
-    (r"((?:backbone|rpn|box|mask|scoring)\..+)", r"\1"),
+    (r"(?:0\.0\.)?((?:backbone|rpn|box|mask|scoring)\..+)", r"\1"),
 )
-"""torchvision's detectors, of older and newer versions; and our own names, as they are."""
+"""torchvision's detectors, of older and newer versions; and our own names, also as in our files."""
 
 _STAGE = r"(?:\.(?P<i>\d))?"
 _D2 = r"roi_heads\.mask_head\."

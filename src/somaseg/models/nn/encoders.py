@@ -103,29 +103,14 @@ def load_pretrained(network: nn.Module, name: str, pretrained: str) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors or a torch file, never unpickling code.
+    """Read a state dict from a file of any library, executing nothing.
 
     Raises:
-        SomasegError: missing, truncated, or a torch file that holds more than tensors.
+        SomasegError: missing, truncated, or a file that holds more than tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SomasegError(f"{path}: no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from somaseg.models.foreign.reading import read_checkpoint_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SomasegError(
-            f"{path}: not a readable weights file ({type(error).__name__}); "
-            "is it whole, and does it hold tensors only?"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return read_checkpoint_file(path).tensors
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

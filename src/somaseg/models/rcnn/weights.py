@@ -1,4 +1,4 @@
-"""Start a detector from another one's weights: torchvision's COCO models, or our own files."""
+"""Start a detector from another one's weights: torchvision's COCO models, or a file of any."""
 
 import logging
 
@@ -6,18 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
+from somaseg.models.foreign.detector import background_first
+from somaseg.models.foreign.names import NETWORK, TABLES, rename
 from somaseg.models.nn.encoders import read_weights
 
 log = logging.getLogger(__name__)
-
-TORCHVISION = (
-    ("backbone.body.", "backbone.encoder.network."),
-    ("roi_heads.box_head.", "box.stages.0.head."),
-    ("roi_heads.box_predictor.", "box.stages.0.predictor."),
-    ("roi_heads.mask_head.", "mask.head."),
-    ("roi_heads.mask_predictor.", "mask.predictor."),
-)
-"""Beginnings of names in torchvision's detectors, and in ours; all others are the same."""
 
 
 def read_pretrained(pretrained: str, backbone: str) -> dict[str, Tensor]:
@@ -29,8 +22,11 @@ def read_pretrained(pretrained: str, backbone: str) -> dict[str, Tensor]:
     if pretrained in ("auto", "imagenet", "none"):
         return {}
     weights = _coco(backbone) if pretrained == "coco" else read_weights(pretrained)
-    ours = {_our_name(name): value for name, value in weights.items()}
-    return ours if any(name.startswith("backbone.") for name in ours) else {}
+    for library, table in TABLES.items():
+        ours, _ = rename(weights.items(), table)
+        if f"{NETWORK}conv1.weight" in ours or any(n.startswith("backbone.enc") for n in ours):
+            return ours if library == "torchvision" else background_first(ours)
+    return {}
 
 
 def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -43,6 +39,8 @@ def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
     """
     wanted = model.state_dict()
     fits = {k: v for k, v in weights.items() if k in wanted and v.shape == wanted[k].shape}
+    if spare := [k for k in weights if k not in wanted and k.startswith(("backbone.", "rpn."))]:
+        raise SomasegError(f"{source}: {leftover(spare)}")
     missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
     encoder = [k for k in missing if k.startswith("backbone.encoder.")]
     if encoder:
@@ -55,24 +53,12 @@ def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
         log.info("%s: %d tensors start anew, %s", source, len(missing), ", ".join(missing))
 
 
-def _our_name(name: str) -> str:
-    for theirs, ours in TORCHVISION:
-        if name.startswith(theirs):
-            return _version_2(ours + name[len(theirs) :])
-    return _version_2(name)
-
-
-def _version_2(name: str) -> str:
-    """Rename the convolutions of torchvision's older checkpoints as it does itself on loading."""
-    parts = name.split(".")
-    tail = parts[-1]
-    if name.startswith("backbone.fpn.") and len(parts) == 5:
-        return ".".join([*parts[:4], "0", tail])
-    if name in (f"rpn.head.conv.{tail}",):
-        return f"rpn.head.conv.0.0.{tail}"
-    if name.startswith("mask.head.mask_fcn"):
-        return f"mask.head.{int(parts[2][len('mask_fcn') :]) - 1}.0.{tail}"
-    return name
+def leftover(names: list[str]) -> str:
+    """Say what it means that a file has features or proposals of tensors that a model lacks."""
+    return (
+        f"{len(names)} of its tensors have no place in this model ({names[0]}, …), so its features "
+        "would be others; make it a model with `somaseg import`, and train that: --model"
+    )
 
 
 def _coco(backbone: str) -> dict[str, Tensor]:

@@ -1,11 +1,16 @@
 """Start a training from the weights of another model."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from somaseg.errors import SomasegError
 from somaseg.models.base import Network
-from somaseg.models.bundle import load_model
+from somaseg.models.bundle import KEY, OLD_KEY, load_model
+from somaseg.models.foreign.start import starting_tensors
+from somaseg.models.rcnn.weights import leftover
 
 
 def start_from(model: Network, path: str | Path) -> str:
@@ -19,22 +24,48 @@ def start_from(model: Network, path: str | Path) -> str:
         one line that says what was copied, and which parts start fresh.
 
     Raises:
-        SomasegError: the file is not a model, or its network is another one.
+        SomasegError: the file is of no library that is known, or its network is another one.
     """
-    teacher = load_model(path)
-    theirs = teacher.tensors()
+    if _is_ours(path):
+        teacher = load_model(path)
+        theirs, kind = teacher.tensors(), f"classes {', '.join(teacher.names)}"
+        family = f"it is of family {teacher.config.family!r}"
+    else:
+        theirs, kind = starting_tensors(model, path)
+        family = f"it is of {kind}"
     ours = model.state_dict()
     known = model.adopt(theirs)
     fits = {k: v for k, v in known.items() if k in ours and ours[k].shape == v.shape}
     if len(fits) < 0.9 * min(len(ours), len(theirs)):
         raise SomasegError(
-            f"{path}: only {len(fits)} of {len(ours)} tensors fit; it is of family "
-            f"{teacher.config.family!r}, and its config must be as this model's"
+            f"{path}: only {len(fits)} of {len(ours)} tensors fit; {family}, and its config must "
+            "be as this model's"
+        )
+    spare = [k for k in known if k not in ours and k.startswith(("backbone.", "rpn."))]
+    if spare := [k for k in spare if not k.endswith("num_batches_tracked")]:
+        raise SomasegError(f"{path}: {leftover(spare)}")
+    encoder = re.compile(r"(.+\.)?encoder\.(?!.*num_batches_tracked)")
+    if lacks := [k for k in ours if k not in fits and encoder.match(k)]:
+        raise SomasegError(
+            f"{path}: is of another encoder ({lacks[0]} is missing or of another shape); set the "
+            "model's encoder to that of the file"
         )
     model.load_state_dict(ours | fits)
     fresh = _parts([k for k in ours if k not in fits], fits)
     note = f"; fresh: {', '.join(fresh)}" if fresh else ""
-    return f"started from {path} (classes {', '.join(teacher.names)}): {len(fits)} tensors{note}"
+    return f"started from {path} ({kind}): {len(fits)} tensors{note}"
+
+
+def _is_ours(path: str | Path) -> bool:
+    """Whether a file says that it is a model of somaseg; also if it is no readable safetensors."""
+    if Path(path).suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return True  # what is wrong with it is told on reading
+    return KEY in metadata or OLD_KEY in metadata
 
 
 def _parts(names: Collection[str], others: Collection[str]) -> list[str]:
