@@ -13,6 +13,7 @@ from somaseg.models.bundle import load_model
 from somaseg.models.config import ModelInfo
 from somaseg.models.foreign.convert import import_model
 from somaseg.models.foreign.detector import anchors_by_ratio
+from somaseg.models.rcnn.weights import fill_detector
 from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.models.training.settings import TrainSettings
 from somaseg.models.training.transfer import start_from
@@ -106,6 +107,16 @@ def test_another_encoder_is_no_start(checkpoint):
         start_from(model, checkpoint)
 
 
+def test_features_of_which_tensors_are_left_over_are_no_start():
+    """torchvision's v2 has normalisation in its pyramid: without it, all would be others."""
+    model = build_model(
+        parse_config(small_detector()), ModelInfo(names=("a",), diameter=20), weights=False
+    )
+    weights = model.state_dict() | {"backbone.fpn.inner_blocks.0.1.weight": torch.ones(32)}
+    with pytest.raises(SomasegError, match=r"v2\.pth: 1 of its tensors have no place.*import"):
+        fill_detector(model, weights, "v2.pth")
+
+
 def test_a_model_file_is_a_preset(imported):
     preset = load_preset(imported)
     assert preset.model["backbone"] == "resnet18"
@@ -178,11 +189,6 @@ def test_a_unet_of_several_outputs_is_a_start(tmp_path):
     assert "segmentation_head" in start_from(fresh, tmp_path / "u.pth")
     key = "net.net.decoder.blocks.0.conv1.0.weight"
     assert torch.equal(fresh.state_dict()[key], net.state_dict()[key.removeprefix("net.net.")])
-
-
-@pytest.fixture(scope="module")
-def trained_like(imported):
-    return load_model(imported)
 
 
 class TestImportedDetector(Contract):

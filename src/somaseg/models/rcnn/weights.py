@@ -39,8 +39,6 @@ def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
     """
     wanted = model.state_dict()
     fits = {k: v for k, v in weights.items() if k in wanted and v.shape == wanted[k].shape}
-    if spare := [k for k in weights if k not in wanted and k.startswith(("backbone.", "rpn."))]:
-        raise SomasegError(f"{source}: {leftover(spare)}")
     missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
     encoder = [k for k in missing if k.startswith("backbone.encoder.")]
     if encoder:
@@ -48,6 +46,8 @@ def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
             f"{source}: does not fit this backbone (tensor {encoder[0]} is missing or of another "
             "shape); set `backbone` to the one it was trained with"
         )
+    if spare := [k for k in weights if k not in wanted and k.startswith(("backbone.", "rpn."))]:
+        raise SomasegError(f"{source}: {leftover(spare)}")
     model.load_state_dict(fits, strict=False)
     if missing:
         log.info("%s: %d tensors start anew, %s", source, len(missing), ", ".join(missing))

@@ -41,15 +41,15 @@ def start_from(model: Network, path: str | Path) -> str:
             f"{path}: only {len(fits)} of {len(ours)} tensors fit; {family}, and its config must "
             "be as this model's"
         )
-    spare = [k for k in known if k not in ours and k.startswith(("backbone.", "rpn."))]
-    if spare := [k for k in spare if not k.endswith("num_batches_tracked")]:
-        raise SomasegError(f"{path}: {leftover(spare)}")
     encoder = re.compile(r"(.+\.)?encoder\.(?!.*num_batches_tracked)")
     if lacks := [k for k in ours if k not in fits and encoder.match(k)]:
         raise SomasegError(
             f"{path}: is of another encoder ({lacks[0]} is missing or of another shape); set the "
             "model's encoder to that of the file"
         )
+    spare = [k for k in known if k not in ours and k.startswith(("backbone.", "rpn."))]
+    if spare := [k for k in spare if not k.endswith("num_batches_tracked")]:
+        raise SomasegError(f"{path}: {leftover(spare)}")
     model.load_state_dict(ours | fits)
     fresh = _parts([k for k in ours if k not in fits], fits)
     note = f"; fresh: {', '.join(fresh)}" if fresh else ""
