@@ -176,7 +176,9 @@ def _advice(asked: str) -> str:
     else:
         kind = next((kind for pattern, kind in _PROGRAMS if re.fullmatch(pattern, asked)), None)
     if kind is None:
-        return f"asks to run {asked} when it is read; refused, and nothing was executed (tensors only)"
+        return (
+            f"asks to run {asked} when it is read; refused, and nothing was executed (tensors only)"
+        )
     return (
         f"{kind} ({asked}), which is not executed here; where it was made save its weights alone, "
         "torch.save(model.state_dict(), FILE), or predict there and join its COCO results here"
