@@ -126,11 +126,21 @@ def parse_yaml(text: str, source: object) -> Any:
         SomasegError: not YAML, or aliases that refer to themselves or blow up to a million values.
     """
     try:
+        _check_nesting(text)
         value = yaml.safe_load(text)
         _check_aliases(value, {})
     except (yaml.YAMLError, *DAMAGE) as error:  # not of YAML: its dates, numbers, nesting
         raise SomasegError(f"{source}: not valid YAML ({_one_line(error)})") from error
     return value
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse brackets a hundred deep: the parser's time grows with the square of the depth."""
+    depth = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if depth > 100:
+            raise ValueError("brackets nested more than a hundred deep")
 
 
 def _check_aliases(value: Any, known: dict[int, int]) -> int:

@@ -243,6 +243,18 @@ def test_a_chunk_that_claims_a_gigabyte_takes_none(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
+def test_pages_that_follow_each_other_in_a_circle_end(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((9, 9), np.uint8), byteorder="<")
+    data = bytearray(path.read_bytes())
+    first = struct.unpack_from("<I", data, 4)[0]
+    tags = struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, first + 2 + 12 * tags, first)
+    path.write_bytes(data)
+    with pytest.raises(SomasegError, match="in a circle"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_only_regular_files_are_read(tmp_path, name):
     os.mkfifo(tmp_path / name)

@@ -136,6 +136,8 @@ def test_settings_round_trip_and_errors():
     assert list(default_settings(())) == ["unknown"]
     with pytest.raises(SomasegError, match="the classes are a, b"):
         parse_settings({"a": {}}, NAMES)
+    with pytest.raises(SomasegError, match="not settings by class name"):
+        parse_settings(True, NAMES)
     with pytest.raises(SomasegError, match="score"):
         parse_settings({"a": {"score": 2}, "b": {}}, NAMES)
     with pytest.raises(SomasegError, match="below min_area"):

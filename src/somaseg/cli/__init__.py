@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Heavy imports wait inside the commands."""
 
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -77,6 +78,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A pipe or an old terminal may lack characters that names are made of.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # What is wrong with a file is told in one line, not in one for each tag.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         _escaped(typer.main.get_command(app))()
     except SomasegError as error:

@@ -107,6 +107,7 @@ class Page:
 def describe(tiff: tifffile.TiffFile, path: Path) -> Page:
     """Say what a TIFF file holds; refuse stacks, and pixels that nobody wrote or explained."""
     try:
+        _check_pages(tiff)
         page, series = tiff.pages.first, tiff.series[0]
         size = (int(page.imagelength), int(page.imagewidth))
         channels, bits = int(page.samplesperpixel), int(page.bitspersample)
@@ -146,6 +147,15 @@ def describe(tiff: tifffile.TiffFile, path: Path) -> Page:
     shape = size if channels == 1 else (*size, channels)
     inverted = photometric == tifffile.PHOTOMETRIC.MINISWHITE and channels == 1
     return Page(size, shape, part, dtype, palette, inverted, 2**bits - 1, orientation)
+
+
+def _check_pages(tiff: tifffile.TiffFile) -> None:
+    """Refuse directories that point at each other: read as a stack, they never end."""
+    seen: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in seen:
+            raise ValueError("its pages follow each other in a circle")
+        seen.add(page.offset)
 
 
 def _other_codec(path: Path, page: Page) -> npt.NDArray[Any] | None:

@@ -53,6 +53,8 @@ def parse_settings(fields: Mapping[str, Any], names: Iterable[str]) -> Settle:
         SomasegError: a class that the model lacks, or has no settings, or a wrong value.
     """
     expected = default_settings(names)
+    if not isinstance(fields, Mapping):
+        raise SomasegError("settle settings: not settings by class name")
     if set(fields) != set(expected):
         raise SomasegError(
             f"settings for {', '.join(fields) or 'no class'}, "
