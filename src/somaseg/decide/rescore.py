@@ -28,6 +28,7 @@ from somaseg.files import atomic_path, check_regular
 from somaseg.instances import Instances
 from somaseg.masks.overlap import iou_pairs
 from somaseg.masks.parallel import map_images
+from somaseg.models.trees import check_trees
 
 PARAMETERS: Mapping[str, Any] = {
     "objective": "reg:logistic",  # an IoU lies between 0 and 1
@@ -113,11 +114,12 @@ class Rescorer:
     def of_bytes(cls, data: bytes, path: str) -> "Rescorer":
         """Make one of what the file holds; ``path`` begins the errors, which are as there."""
         xgboost = _xgboost(path)
-        booster = xgboost.Booster({"nthread": 1})
+        # XGBoost trusts what it reads, and ends the process where that is no model.
         try:
-            booster.load_model(bytearray(data))
-            notes = json.loads(booster.attr(_ATTRIBUTE) or "null")
-        except (xgboost.core.XGBoostError, OSError, ValueError) as error:
+            learner = json.loads(data)["learner"]
+            notes = json.loads(learner["attributes"].get(_ATTRIBUTE) or "null")
+            features = list(learner["feature_names"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())[:100]
             raise SomasegError(f"{path}: not a whole XGBoost model ({reason})") from error
         if not isinstance(notes, dict) or notes.get("format") != FORMAT:
@@ -125,11 +127,14 @@ class Rescorer:
                 f"{path}: no rescoring of this somaseg; make it again with `somaseg tune --rescore`"
             )
         names = tuple(notes["names"])
-        if booster.feature_names != _columns(names):
+        if features != _columns(names):
             raise SomasegError(
                 f"{path}: learned from other features than this somaseg computes; make it again "
                 "with `somaseg tune --rescore`"
             )
+        check_trees(data, path, len(features))
+        booster = xgboost.Booster({"nthread": 1})
+        booster.load_model(bytearray(data))
         settings = notes["settle"] and parse_settings(notes["settle"], names)
         return cls(booster, names, notes["one_class"], notes["medians"], settings)
 
