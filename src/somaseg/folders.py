@@ -150,6 +150,9 @@ def hold(folder: str | Path, wait: float = 1.0) -> Iterator[None]:
     except SomasegError:
         if fresh and kind_of(folder) is None:  # refused: nothing of ours is left in it
             (folder / LOCK).unlink(missing_ok=True)
+            (folder / HOLDER).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it stays if it holds anything
+                folder.rmdir()
         raise
     finally:
         if not again:
