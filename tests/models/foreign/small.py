@@ -31,6 +31,8 @@ def detectron2_tensors(classes=3):
     torch.manual_seed(0)
     names = tuple(str(i) for i in range(classes))
     model = build_model(parse_config(small_detector()), ModelInfo(names=names, diameter=16))
+    # Of an input of 0 to 255, as it is there.
+    model.state_dict()[f"{NETWORK}bn1.running_var"].mul_(20_000)
     return {_their_name(k): _their_rows(k, t) for k, t in model.state_dict().items() if _kept(k)}
 
 

@@ -15,11 +15,14 @@ from somaseg.models.foreign.convert import import_model
 from somaseg.models.foreign.detector import anchors_by_ratio
 from somaseg.models.rcnn.weights import fill_detector
 from somaseg.models.registry import build_model, load_preset, parse_config
+from somaseg.models.training.fit import train_model
+from somaseg.models.training.info import learn_info
+from somaseg.models.training.loop import METRICS, MetricsFile
 from somaseg.models.training.settings import TrainSettings
 from somaseg.models.training.transfer import start_from
 from somaseg.predict.joint import JointPredictor
 from somaseg.predict.predictor import Predictor
-from tests.models.contract import STILL, Contract
+from tests.models.contract import STILL, Contract, large_cells
 from tests.models.foreign.small import detectron2_tensors, small_detector
 
 
@@ -195,8 +198,23 @@ class TestImportedDetector(Contract):
     """What was imported is a model as all others."""
 
     over_fit = TrainSettings(
-        steps=60, batch=2, crop=64, rate=1e-3, encoder_rate=1.0, average=0, augment=STILL
+        steps=30,
+        batch=2,
+        crop=64,
+        rate=1e-3,
+        encoder_rate=1.0,
+        average=0,
+        log_every=5,
+        augment=STILL,
     )
+
+    def test_over_fits_two_images(self, tmp_path):
+        # Weights of noise learn no shapes in seconds; that they learn is enough.
+        samples = large_cells(tmp_path)
+        model = self.fresh(learn_info(samples))
+        train_model(model, samples, self.over_fit, tmp_path / "run")
+        totals = [row["total"] for _, row in MetricsFile(tmp_path / "run" / METRICS).rows()]
+        assert totals[-1] < 0.7 * totals[0]
 
     @pytest.fixture(autouse=True)
     def _config(self, imported):
