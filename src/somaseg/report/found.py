@@ -137,7 +137,7 @@ def _charts(
     bins = np.geomspace(max(min(min(values) for values in areas.values()), 1), largest + 1, 30)
     for (place, name), values in sorted(areas.items()):
         label = in_figure(name)
-        axes.hist(values, bins=bins, histtype="step", color=_line(place), label=label)
+        axes.hist(values, bins=bins.tolist(), histtype="step", color=_line(place), label=label)
     axes.set(xscale="log", xlabel="area of a cell, pixels", ylabel="cells")
     axes.legend()
     yield {"uri": svg_uri(figure), "title": "Areas of cells, by class"}
