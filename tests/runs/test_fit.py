@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
-from somaseg.models.bundle import read_bundle
+from somaseg.models.bundle import load_model, read_bundle
 from somaseg.predict.load import load_segmenter
 from somaseg.runs.fit import fit
 from somaseg.runs.plan import read_plan
@@ -133,7 +133,7 @@ def test_refit_leaves_one_model_of_each_chosen_member(place, tmp_path):
     for member in bundle.members:
         trained = json.loads((run / "members" / member.name / "all/training.json").read_text())
         assert len(trained["images"]) == 6
-        again = load_file(run / "members" / member.name / "all/model.safetensors")
+        again = load_model(run / "members" / member.name / "all/model.safetensors").tensors()
         mine = member.models[0].tensors()
         assert all(np.allclose(mine[name], again[name], atol=1e-2) for name in mine)
 

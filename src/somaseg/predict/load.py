@@ -126,5 +126,5 @@ def _find(model: str | Path | None) -> Path:
         "ensemble": "a member of this ensemble is no model, so it cannot predict",
     }
     if kind in missing:
-        raise SomasegError(f"{path / MODEL}: not there; {missing[kind]}")
+        raise SomasegError(f"{path / MODEL}: not there yet; {missing[kind]}")
     raise SomasegError(f"{path}: not a run, nor a folder with a {MODEL}")
