@@ -10,6 +10,8 @@ for _variable in (
 ):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Of whoever started the tests, or of xdist: tables would be as wide as that says.
+os.environ.pop("COLUMNS", None)
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
