@@ -119,7 +119,7 @@ def test_same_command_does_nothing_again(place):
 
 def test_a_run_killed_before_its_config_was_written_is_begun_again(place, tmp_path):
     config = Run.open(place / "run").config
-    for number, name in enumerate(("folds.json", ".folds.json.x.tmp.json")):
+    for number, name in enumerate(("folds.json", ".folds.json.ab12cd_4.tmp.json")):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / name).write_text("{")
