@@ -213,7 +213,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         segment_samples(segmenter(), samples, out, overlays=False, workers=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < 1.3 * peaks[1]
+    # Two megabytes would be the masks of 36 more images; the interpreter itself takes some.
+    assert peaks[2] < 1.3 * peaks[1] + 1_000_000
 
 
 def test_an_image_that_cannot_be_read_costs_only_itself(tmp_path):
