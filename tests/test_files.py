@@ -1,6 +1,7 @@
 """Names of files made of data, marked folders, regular files."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,21 @@ def test_only_own_folders_are_removed(tmp_path: Path) -> None:
     (mine / "tile").write_text("x")
     remove_folder(mine)
     assert not mine.exists()
+
+
+def test_two_that_take_up_one_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one marks it, and fills it, after this one has seen no mark."""
+    listed = Path.iterdir
+
+    def late(path: Path) -> Iterator[Path]:
+        (path / MARK).touch()
+        (path / "theirs").mkdir()
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert own_folder(tmp_path / "shared") == tmp_path / "shared"
 
 
 def test_a_link_to_an_own_folder_is_left_alone(tmp_path: Path) -> None:

@@ -305,7 +305,9 @@ def own_folder(path: str | Path) -> Path:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         if not (path / MARK).is_file():
-            if any(path.iterdir()):
+            # Another thread or process that takes it up at once marks it before anything else, so
+            # what is seen in it without a mark after that is foreign.
+            if any(path.iterdir()) and not (path / MARK).is_file():
                 raise SomasegError(f"{path}: holds files that somaseg did not write; move them")
             (path / MARK).touch()
     return path
