@@ -185,6 +185,7 @@ def test_lenient_loading_counts_what_it_leaves_out(tmp_path):
         ("a,1 2,16,12,cort,more", r"line 3 \(image a\): 6 columns, the header has 5"),
         (",1 2,16,12,cort", "line 3: no image id"),
         ("a,1 2,sixteen,12,cort", "width 'sixteen' and height '12' must be whole numbers"),
+        (f"a,1 2,{'9' * 4500},12,cort", "must be whole numbers above 0"),
         ("a,1 2,0,12,cort", "must be whole numbers above 0"),
         ("a,1 2,12,16,cort", "12×16 pixels, but 16×12 in line 2"),
         ("a,1 2,16,12,astro", "cell_type 'astro', but 'cort' in line 2"),

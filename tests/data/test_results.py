@@ -106,3 +106,15 @@ def test_results_may_be_held_against_results(tmp_path):
     (a,) = read_results(path).values()
     dataset = Dataset((Sample("a", a.size, instances=a),), a.names, str(path))
     assert len(read_results(path, dataset)["a"]) == 1
+
+
+def test_a_size_that_only_the_list_claims_is_held_against_the_limit(tmp_path):
+    wide = {"size": [60_000, 60_000], "counts": [5, 5, 60_000**2 - 10]}
+    path = tmp_path / "r.json"
+    entry = {"image_id": "a", "category_id": 1, "score": 0.5, "segmentation": wide}
+    path.write_text(json.dumps([entry]))
+    with pytest.raises(SomasegError, match="claims 60000×60000 pixels, more than"):
+        read_results(path)
+    path.write_text(json.dumps([{**entry, "segmentation": {"size": [-1, 5], "counts": [5]}}]))
+    with pytest.raises(SomasegError, match="claims 5×-1 pixels"):
+        read_results(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from somaseg.cli.options import DeviceOption
+from somaseg.cli.options import DeviceOption, SkipOption, tell_left_out
 from somaseg.cli.predict import VIEWS_HELP
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from somaseg.cli.console import Console
+    from somaseg.data.faults import Faults
     from somaseg.scoring import Comparison, Evaluation
     from somaseg.scoring.explain import Losses
 
@@ -99,6 +100,7 @@ def evaluate(
             "too.)",
         ),
     ] = False,
+    skip_faulty: SkipOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Score PREDICTIONS, or those of a model, against TRUTH.
@@ -108,6 +110,7 @@ def evaluate(
     """
     from somaseg.cli.console import Console
     from somaseg.cli.scores import parse_weights
+    from somaseg.data.faults import Faults
     from somaseg.errors import SomasegError
     from somaseg.scoring import evaluate as all_scores
 
@@ -117,7 +120,11 @@ def evaluate(
         raise SomasegError("--tta is for predicting; give a --model")
     messages = Console(stderr=True, soft_wrap=True)
     class_weights = parse_weights(weights)
-    comparison = _compare(truth, predictions, model, views, ignore_unknown, shared, messages)
+    left_out = Faults() if skip_faulty else None
+    comparison = _compare(
+        truth, predictions, model, views, ignore_unknown, shared, messages, left_out
+    )
+    tell_left_out(left_out or ())
     result = all_scores(comparison, matching.value, class_weights, with_explanation=explain)
     for note in result.notes:
         messages.print(f"warning: {note}", style="yellow")
@@ -143,6 +150,7 @@ def _compare(
     ignore_unknown: bool,
     shared: bool,
     messages: "Console",
+    left_out: "Faults | None",
 ) -> "Comparison":
     """Read both and compare them, with progress on a terminal."""
     from somaseg.cli.progress import Bars
@@ -151,11 +159,16 @@ def _compare(
 
     with Bars(console=messages, transient=True) as progress:
         task = progress.add_task("reading the truth", total=None)
-        dataset = read_truth(truth, predictions)
+        dataset = read_truth(truth, predictions, left_out)
+        # What is predicted for the images that were just left out is no stranger.
+        ignore_unknown |= bool(left_out)
         if predictions is None:
+            from somaseg.data.load import decoded
             from somaseg.predict.load import load_segmenter
 
             segmenter = load_segmenter(model, views)
+            if left_out is not None:
+                dataset = decoded(dataset, left_out)
             samples = [sample for sample in dataset if sample.instances is not None]
             progress.update(task, description="predicting", total=len(samples))
             found = {}
@@ -165,7 +178,7 @@ def _compare(
             progress.reset(task)
         else:
             progress.update(task, description="reading the predictions")
-            found = read_predictions(predictions, dataset, ignore_unknown)
+            found = read_predictions(predictions, dataset, ignore_unknown, left_out)
             if shared and is_results(predictions):  # a list speaks of images with cells alone
                 found = {name: cells for name, cells in found.items() if len(cells)}
         progress.update(task, description="comparing", total=len(dataset))

@@ -12,13 +12,24 @@ from somaseg.cli.options import (
     DeviceOption,
     FormatOption,
     ImagesOption,
+    SkipOption,
 )
 
 if TYPE_CHECKING:
     from somaseg.runs.fit import Fitted
 
 
-PLANNED = ("budget", "pretrain", "refit", "weights", "jobs", "seed", "format", "images")
+PLANNED = (
+    "budget",
+    "pretrain",
+    "refit",
+    "weights",
+    "jobs",
+    "seed",
+    "format",
+    "images",
+    "skip_faulty",
+)
 """Options that make a plan; where one stands, it decides."""
 
 
@@ -67,6 +78,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    skip_faulty: SkipOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Plan, cross-validate several families, tune, ensemble, score: all in one go.
@@ -95,6 +107,7 @@ def fit(
         "seed": seed,
         "format": format,
         "images": images,
+        "skip_faulty": skip_faulty,
         "tell": typer.echo,
     }
     if plan_only:
@@ -121,7 +134,7 @@ def _refuse_planned(context: typer.Context, plan: Path) -> None:
     for name in PLANNED:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise SomasegError(f"--{name}: {plan} decides this; change it there")
+            raise SomasegError(f"--{name.replace('_', '-')}: {plan} decides this; change it there")
 
 
 def _print(fitted: "Fitted", title: str) -> None:

@@ -1,6 +1,7 @@
 """Options that several commands share: one name, one meaning, one help text."""
 
 import os
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,9 @@ import typer
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
+    from somaseg.data.faults import Fault
     from somaseg.data.types import Dataset
+    from somaseg.runs.sources import DataConfig
 
 ANNOTATED = "Annotated images: a competition folder, COCO JSON, or images with label images."
 
@@ -91,16 +94,26 @@ def load_sound(
     Raises:
         SomasegError: faults, unless they may be skipped; nothing sound is left.
     """
-    from somaseg.data import read_dataset
-    from somaseg.errors import SomasegError
+    from somaseg.data.load import load_dataset, sound_part
 
-    reading = read_dataset(data, format, images, need_images)
     if not skip_faulty:
-        reading.faults.raise_errors()
-        return reading.dataset
-    dataset, errors = reading.sound(), reading.faults.errors
-    for fault in errors:
-        typer.echo(f"left out: {fault}", err=True)
-    if not len(dataset):
-        raise SomasegError(f"{data}: nothing sound in it; `somaseg data check` tells more")
+        return load_dataset(data, format, images, need_images)
+    dataset, left_out = sound_part(data, format, images, need_images)
+    tell_left_out(left_out)
     return dataset
+
+
+def told_config(data: Path, format: str, images: Path | None, skip_faulty: bool) -> "DataConfig":
+    """Where a run's images are; what is left out of them is named on standard error."""
+    from somaseg.data.load import sound_part
+    from somaseg.runs.sources import DataConfig
+
+    if skip_faulty:
+        tell_left_out(sound_part(data, str(format), images)[1])
+    return DataConfig.at(data, format, images, skip_faulty)
+
+
+def tell_left_out(faults: "Iterable[Fault]") -> None:
+    """Name on standard error what is left out, a line each."""
+    for fault in faults:
+        typer.echo(f"left out: {fault}", err=True)

@@ -164,14 +164,16 @@ def predict(
 
 def _part(text: str | None) -> tuple[int, int]:
     """Shard K of N, from ``K/N``."""
+    from somaseg.data.tables import whole_number
     from somaseg.errors import SomasegError
 
     if text is None:
         return 1, 1
     k, _, n = text.partition("/")
-    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+    part, parts = whole_number(k) or 0, whole_number(n) or 0
+    if not 1 <= part <= parts:
         raise SomasegError(f"--shard {text}: give K/N, K from 1 to N, as 2/10")
-    return int(k), int(n)
+    return part, parts
 
 
 class _Bars:

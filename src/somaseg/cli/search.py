@@ -15,7 +15,9 @@ from somaseg.cli.options import (
     FormatOption,
     FromOption,
     ImagesOption,
+    SkipOption,
     StepsOption,
+    told_config,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def search(
     ] = None,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    skip_faulty: SkipOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.
@@ -69,12 +72,11 @@ def search(
     from somaseg.runs.execute import default_jobs
     from somaseg.runs.run import RunConfig
     from somaseg.runs.search import Search, SearchConfig, run_search
-    from somaseg.runs.sources import DataConfig
     from somaseg.runs.space import read_space
 
     config = SearchConfig(
         base=RunConfig.make(
-            DataConfig.at(data, format, images),
+            told_config(data, format, images, skip_faulty),
             model,
             folds=folds,
             seed=seed,

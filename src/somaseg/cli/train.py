@@ -15,7 +15,9 @@ from somaseg.cli.options import (
     FormatOption,
     FromOption,
     ImagesOption,
+    SkipOption,
     StepsOption,
+    told_config,
 )
 
 RunOption = Annotated[
@@ -75,6 +77,7 @@ def train(
     ] = None,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
+    skip_faulty: SkipOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Cross-validate a model on annotated images, and score it on images it has not seen.
@@ -93,14 +96,14 @@ def train(
     if start_from is None and model.endswith(".safetensors"):
         start_from = Path(model)
     config = RunConfig.make(
-        DataConfig.at(data, format, images),
+        told_config(data, format, images, skip_faulty),
         model,
         folds=folds,
         seed=seed,
         steps=steps,
         changes=dict(map(_parse_change, settings or ())),
         start_from=start_from,
-        train_on=DataConfig.at(train_on) if train_on else None,
+        train_on=DataConfig.at(train_on, skip_faulty=skip_faulty) if train_on else None,
         views=views,
         log=tuple(log or ["tensorboard"]),
     )

@@ -49,7 +49,8 @@ def tune(
 
     opened = Run.open(run)
     if data is not None:
-        opened = opened.repoint(opened.config.data.at(data, opened.config.data.format))
+        old = opened.config.data
+        opened = opened.repoint(old.at(data, old.format, skip_faulty=old.skip_faulty))
     chosen = SEARCHED if search is None else [name.strip() for name in search.split(",")]
     scores = score_run(opened, opened.dataset(), parse_weights(weights), chosen, rescore)
     print_run_scores(scores, str(run))

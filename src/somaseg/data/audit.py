@@ -10,7 +10,7 @@ from somaseg.data.facts import overlap_share
 from somaseg.data.faults import KINDS, Fault, Faults
 from somaseg.data.leaks import MOST, find_leaks
 from somaseg.data.load import read_dataset
-from somaseg.data.reading import Reading, message_without
+from somaseg.data.reading import Reading, check_image, message_without
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -70,7 +70,7 @@ def audit(
     def check(sample: Sample) -> Faults:
         faults = Faults()
         if need_images:
-            _check_image(sample, faults)
+            check_image(sample, faults)
         if sample.instances is not None:
             _check_instances(sample, sample.instances, reading, faults)
         return faults
@@ -105,16 +105,6 @@ def _same_fields(dataset: Dataset) -> list[Fault]:
             )
             faults.append(Fault("same field", message, str(second.image_path), image=pair.second))
     return faults
-
-
-def _check_image(sample: Sample, faults: Faults) -> None:
-    if sample.image_path is None:
-        return
-    try:
-        sample.image()
-    except SomasegError as error:
-        message = message_without(sample.image_path, error)
-        faults.add("unreadable image", message, sample.image_path, image=sample.id)
 
 
 def _check_instances(

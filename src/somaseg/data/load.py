@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from somaseg.data.faults import Faults
+from somaseg.data.faults import Fault, Faults
 from somaseg.data.formats.registry import OURS, Format, find_format, formats
 from somaseg.data.predicted import is_predicted, read_predicted, refuse_runs
-from somaseg.data.reading import Reading, refuse_shattered
-from somaseg.data.types import Dataset
+from somaseg.data.reading import Reading, check_image, refuse_shattered
+from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
+from somaseg.masks.parallel import map_images
 
 
 def load_dataset(
@@ -88,6 +90,46 @@ def read_dataset(
         raise SomasegError(f"{file}: no images in it; is it the right file?")
     refuse_shattered(reading)
     return reading
+
+
+def sound_part(
+    path: str | Path,
+    format: str = "auto",
+    images: str | Path | None = None,
+    need_images: bool = True,
+) -> tuple[Dataset, list[Fault]]:
+    """Load what is sound of a data set; arguments as for :func:`load_dataset`.
+
+    Faulty rows are left out, and images that are faulty as a whole or that cannot be decoded,
+    which shows only when they are: here each is.
+
+    Returns:
+        the data set without them, and the faults for which something was left out.
+
+    Raises:
+        SomasegError: nothing sound is left, or it cannot be told what is there.
+    """
+    reading = read_dataset(path, format, images, need_images)
+    dataset = reading.sound()
+    if need_images:
+        dataset = decoded(dataset, reading.faults)
+    if not len(dataset):
+        raise SomasegError(f"{path}: nothing sound in it; `somaseg data check` tells more")
+    return dataset, reading.faults.errors
+
+
+def decoded(dataset: Dataset, faults: Faults) -> Dataset:
+    """Return the images that can be decoded, by decoding each; note the others in ``faults``."""
+
+    def look(sample: Sample) -> Faults:
+        found = Faults()
+        check_image(sample, found)
+        return found
+
+    looks = list(zip(dataset, map_images(look, dataset), strict=True))
+    for _, found in looks:
+        faults.found += found
+    return replace(dataset, samples=tuple(sample for sample, found in looks if not len(found)))
 
 
 def detect(path: Path) -> tuple[Format, Path]:

@@ -211,6 +211,17 @@ def checked_header(path: Path, image: str, faults: Faults) -> Header:
     return header
 
 
+def check_image(sample: Sample, faults: Faults) -> None:
+    """Decode an image, if it is at hand; note if that fails."""
+    if sample.image_path is None:
+        return
+    try:
+        sample.image()
+    except SomasegError as error:
+        message = message_without(sample.image_path, error)
+        faults.add("unreadable image", message, sample.image_path, image=sample.id)
+
+
 def note_unannotated(index: ImageIndex, faults: Faults, but: Collection[Path] = ()) -> None:
     """Note the images that lie beside annotated ones but have no annotation; not those in but."""
     for path in index.others():

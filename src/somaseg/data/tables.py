@@ -68,6 +68,12 @@ def row_text(row: Mapping[str | None, object], column: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text is; none if it is no such, or has above 18 digits."""
+    # Python itself refuses to read a number of thousands of digits.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
 def csv_text(header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
     """Return a CSV table as text."""
     text = io.StringIO()

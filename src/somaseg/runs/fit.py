@@ -85,6 +85,8 @@ def fit_data(
     with hold(out):
         ready = make_ready(data, out, budget=budget, plan=plan, resume=resume, tell=tell, **planned)
         found = check_data(out, ready.data)
+        for fault in found.errors:
+            tell(f"left out: {fault}")
         oddities = f"{len(found.faults)} oddities ({out}/faults.json)"
         tell(f"{ready.data.path}: {found.dataset!r}; {oddities}")
         fitted = fit(out, ready, report)
@@ -106,6 +108,7 @@ def make_ready(
     seed: int = 0,
     format: str = "auto",
     images: str | Path | None = None,
+    skip_faulty: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Read the plan that is meant, or make one; leave it in the folder.
@@ -119,6 +122,7 @@ def make_ready(
         seed: of folds and training.
         format: of the data; ``auto`` looks what is there.
         images: folder of the images, if they lie elsewhere.
+        skip_faulty: learn from the sound part of the data, and of those to train on first.
 
     Raises:
         SomasegError: nothing to resume, a plan of other data, or one that stands already.
@@ -151,12 +155,12 @@ def make_ready(
             f"{stands}: stands already; add --resume to go on with it, or give another --out"
         )
     made = plan_for(
-        DataConfig.at(data, format, images),
+        DataConfig.at(data, format, images, skip_faulty),
         parse_duration(budget) if isinstance(budget, str) else float(budget),
         jobs=jobs,
         seed=seed,
         weights=weights,
-        pretrain=DataConfig.at(pretrain) if pretrain is not None else None,
+        pretrain=None if pretrain is None else DataConfig.at(pretrain, skip_faulty=skip_faulty),
         refit=refit,
         tell=tell,
     )
@@ -179,10 +183,10 @@ def check_data(folder: Path, data: DataConfig) -> Audit:
         for f in found.faults
     ]
     write_json(folder / "faults.json", faults)
-    if found.errors:
+    if found.errors and not data.skip_faulty:
         raise SomasegError(
             f"{data.path}: {len(found.errors)} faults would make training fail, the first: "
-            f"{found.errors[0]}; `somaseg data check` lists all"
+            f"{found.errors[0]}; `somaseg data check` lists all, `--skip-faulty` leaves them out"
         )
     return found
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from somaseg.data import Dataset, load_dataset
 from somaseg.data.formats.registry import format_names
+from somaseg.data.load import sound_part
 from somaseg.errors import SomasegError
 from somaseg.models.registry import validate
 
@@ -19,6 +20,7 @@ class DataConfig(BaseModel):
     path: str
     format: str = "auto"
     images: str | None = None
+    skip_faulty: bool = False
 
     @field_validator("format")
     @classmethod
@@ -28,7 +30,13 @@ class DataConfig(BaseModel):
         return name
 
     @classmethod
-    def at(cls, path: str | Path, format: str = "auto", images: str | Path | None = None) -> Self:
+    def at(
+        cls,
+        path: str | Path,
+        format: str = "auto",
+        images: str | Path | None = None,
+        skip_faulty: bool = False,
+    ) -> Self:
         """Make one by paths that hold from any folder.
 
         Raises:
@@ -38,13 +46,15 @@ class DataConfig(BaseModel):
             "path": str(Path(path).resolve()),
             "format": str(format),
             "images": str(Path(images).resolve()) if images else None,
+            "skip_faulty": skip_faulty,
         }
         return validate(cls, fields, "data")
 
 
 def load_annotated(data: DataConfig) -> Dataset:
-    """Load a data set and keep its annotated images."""
-    dataset = load_dataset(data.path, data.format, data.images)
+    """Load a data set and keep its annotated images; of a faulty one the sound, if so asked."""
+    where = (data.path, data.format, data.images)
+    dataset = sound_part(*where)[0] if data.skip_faulty else load_dataset(*where)
     annotated = dataset.subset([s.id for s in dataset if s.instances is not None])
     if not len(annotated):
         raise SomasegError(f"{data.path}: no image in it is annotated")

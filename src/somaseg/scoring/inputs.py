@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from somaseg.data.faults import Faults
 from somaseg.data.formats.results import RESULTS_NAME, is_results_file, read_results, unknown_images
 from somaseg.data.load import detect, read_dataset
 from somaseg.data.reading import Reading
@@ -18,20 +19,23 @@ Sizes = Mapping[str, tuple[int, int]]
 _SCATTERED = 20
 
 
-def read_truth(path: str | Path, predictions: str | Path | None = None) -> Dataset:
+def read_truth(
+    path: str | Path, predictions: str | Path | None = None, left_out: Faults | None = None
+) -> Dataset:
     """Load what predictions are held against; images need not be at hand.
 
     Args:
         path: a data set, a folder of label images, COCO results, or a submission.
         predictions: where the sizes of the images are looked up, if ``path`` is a table of runs
             that does not have them.
+        left_out: takes what is wrong; faulty rows and images are then left out.
 
     Raises:
         SomasegError: nothing readable, faulty, or sizes are nowhere to be found.
     """
     path = _file_meant(Path(path))
     if is_results_file(path):
-        return _as_dataset(read_results(path), str(path))
+        return _as_dataset(read_results(path, left_out=left_out), str(path))
     reading = _read(path)
     if predictions is not None and any(f.kind == "unknown size" for f in reading.faults):
         predictions = _file_meant(Path(predictions))
@@ -45,8 +49,10 @@ def read_truth(path: str | Path, predictions: str | Path | None = None) -> Datas
             f"{path}: says nowhere how large its images are, nor do the predictions; add the "
             "columns width and height, or put the images beside it"
         )
-    reading.faults.raise_errors()
-    return reading.dataset
+    dataset = _sound(reading, left_out)
+    if not len(dataset):
+        raise SomasegError(f"{path}: nothing sound in it; `somaseg data check` tells more")
+    return dataset
 
 
 def is_results(path: str | Path) -> bool:
@@ -55,7 +61,10 @@ def is_results(path: str | Path) -> bool:
 
 
 def read_predictions(
-    path: str | Path, truth: Dataset, ignore_unknown: bool = False
+    path: str | Path,
+    truth: Dataset,
+    ignore_unknown: bool = False,
+    left_out: Faults | None = None,
 ) -> dict[str, Instances]:
     """Load the predictions for the images of ``truth``, by image id.
 
@@ -64,6 +73,7 @@ def read_predictions(
             folder of label images, or any data set.
         truth: gives ids, class names, and sizes where the file has none.
         ignore_unknown: leave out what is predicted for images that ``truth`` does not have.
+        left_out: takes what is wrong; faulty entries and images are then left out.
 
     Returns:
         instances of the images that the file speaks of; an image of ``truth`` may be missing.
@@ -75,7 +85,7 @@ def read_predictions(
     if is_results_file(path):
         if not ignore_unknown and (unknown := unknown_images(path, truth)):
             raise not_in_truth(unknown, str(path), truth.source)
-        results = read_results(path, truth, ignore_unknown=ignore_unknown)
+        results = read_results(path, truth, ignore_unknown, left_out)
         # The list cannot say "nothing found". Where there is something to find, it is worth a word.
         return {
             name: found
@@ -90,16 +100,23 @@ def read_predictions(
     if strangers and not ignore_unknown:
         raise not_in_truth(sorted(strangers), str(path), truth.source)
     reading.faults.found[:] = [f for f in reading.faults.found if f.image not in strangers]
-    reading.faults.raise_errors()
     found = {
         sample.id: sample.instances
-        for sample in reading.dataset
+        for sample in _sound(reading, left_out)
         if sample.instances is not None and (sample.id in truth or not ignore_unknown)
     }
     if reading.dataset.names == (ONE_CLASS,) and ONE_CLASS not in truth.names:
         # The readers' word for "nobody said which class".
         found = {name: instances.with_classes(-1, ()) for name, instances in found.items()}
     return found
+
+
+def _sound(reading: Reading, left_out: Faults | None) -> Dataset:
+    if left_out is None:
+        reading.faults.raise_errors()
+        return reading.dataset
+    left_out.found += reading.faults.errors
+    return reading.sound()
 
 
 def _file_meant(path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from somaseg.data.faults import Faults
 from somaseg.data.reading import image_name, path_parts
+from somaseg.data.tables import whole_number
 from somaseg.errors import SomasegError
 
 
@@ -18,8 +19,8 @@ def plain_id(value: Any) -> int | str | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     # More digits than an id has, Python may refuse to convert.
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
-        return int(value) if str(int(value)) == value else value
+    if isinstance(value, str) and (number := whole_number(value)) is not None:
+        return number if str(number) == value else value
     return value if isinstance(value, int | str) else None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from somaseg.data.faults import Faults
 from somaseg.data.formats.registry import Format
 from somaseg.data.reading import ImageIndex, Reading, locate, note_unannotated, well_group
-from somaseg.data.tables import csv_columns, csv_text, open_csv, row_text
+from somaseg.data.tables import csv_columns, csv_text, open_csv, row_text, whole_number
 from somaseg.data.types import ONE_CLASS, Dataset, Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_text
@@ -171,11 +171,11 @@ def _take_size(
     faults: Faults,
 ) -> None:
     width, height = row_text(row, "width"), row_text(row, "height")
-    if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
-        message = f"width {width!r} and height {height!r} must be whole numbers above 0"
+    size = (whole_number(height) or 0, whole_number(width) or 0)
+    if not all(size):
+        message = f"width {width[:30]!r} and height {height[:30]!r} must be whole numbers above 0"
         faults.add("bad row", message, path, f"line {line}", name)
         return
-    size = (int(height), int(width))
     if image.size is None:
         image.size = size
     elif image.size != size:

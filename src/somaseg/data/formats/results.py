@@ -17,10 +17,12 @@ from somaseg.data.formats.coco import coco_categories, coco_image_ids
 from somaseg.data.formats.coco_entries import plain_id
 from somaseg.data.formats.segmentation import NO_SEGMENTATION, coco_masks, decode_segmentation
 from somaseg.data.reading import image_name
+from somaseg.data.tables import whole_number
 from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, read_json
 from somaseg.instances import Instances
+from somaseg.limits import check_pixels
 
 RESULTS_NAME = "predictions.json"  # what a folder of predictions calls its COCO results
 
@@ -34,7 +36,10 @@ def is_results_file(path: Path) -> bool:
 
 
 def read_results(
-    path: str | Path, dataset: Dataset | None = None, ignore_unknown: bool = False
+    path: str | Path,
+    dataset: Dataset | None = None,
+    ignore_unknown: bool = False,
+    left_out: Faults | None = None,
 ) -> dict[str, Instances]:
     """Read COCO results: a list of ``image_id, category_id, segmentation, score``.
 
@@ -45,6 +50,7 @@ def read_results(
             speak of have no instances. Without, images, sizes and class names are those met in
             the list.
         ignore_unknown: leave out entries of images that ``dataset`` does not have.
+        left_out: takes the faults; entries with one are then left out.
 
     Returns:
         scored instances by image id, sorted by id without ``dataset``, else in its order.
@@ -67,7 +73,10 @@ def read_results(
             found[read.image].append(read)
     empty = [f for f in faults if f.kind == "empty mask" and f.message != NO_SEGMENTATION]
     faults.found[:] = [fault for fault in faults if fault not in empty]
-    faults.raise_errors()
+    if left_out is None:
+        faults.raise_errors()
+    else:
+        left_out.found += faults.errors
     if empty:
         # detectron2 writes them for boxes in which no pixel is above the threshold.
         warnings.warn(
@@ -126,12 +135,13 @@ def _key(content: list[Any], dataset: Dataset | None) -> _Key:
         sizes: dict[str, tuple[int, int]] = {}
         for entry in entries:
             size = _size_of(entry.get("segmentation"))
-            if size is not None and entry.get("image_id") in images:
+            if size is not None and not _why_not(size) and entry.get("image_id") in images:
                 sizes.setdefault(images[entry["image_id"]], size)
         sizes = {name: sizes[name] for name in images.values() if name in sizes}
         numbers: dict[Any, str] = {}
     else:
-        images = {int(name): name for name in dataset.ids if name.isdecimal()}
+        images = {whole_number(name): name for name in dataset.ids}
+        images.pop(None, None)
         images |= {name: name for name in dataset.ids}
         numbers = {i + 1: name for i, name in enumerate(dataset.names)}
         source = Path(dataset.source)
@@ -187,6 +197,15 @@ def _size_of(segmentation: Any) -> tuple[int, int] | None:
     return None
 
 
+def _why_not(size: tuple[int, int]) -> str:
+    """Why an image that only the list speaks of cannot be as large as it claims; else empty."""
+    try:
+        check_pixels("its image", *size)
+    except SomasegError as error:
+        return str(error)
+    return ""
+
+
 def _read_entry(entry: Any, key: _Key, row: str, path: Path, faults: Faults) -> _Entry | None:
     if not isinstance(entry, dict):
         faults.add("bad row", "not an object with image_id, segmentation and score", path, row)
@@ -198,7 +217,9 @@ def _read_entry(entry: Any, key: _Key, row: str, path: Path, faults: Faults) -> 
         faults.add("bad row", message, path, row)
         return None
     if name not in key.sizes:
-        faults.add("unknown size", "polygons without a size of the image", path, row, name)
+        size = _size_of(entry.get("segmentation"))
+        message = _why_not(size) if size else "polygons without a size of the image"
+        faults.add("unknown size", message, path, row, name)
     elif label is None:
         message = f"its class {category!r} is none of {', '.join(key.names)}"
         faults.add("unknown class", message, path, row, name)
