@@ -49,7 +49,7 @@ def measure(name, steps):
     from somaseg.models.registry import load_preset
     from somaseg.models.training.fit import train_model
     from somaseg.models.training.info import learn_info
-    from somaseg.models.training.loop import METRICS, MetricsFile
+    from somaseg.models.training.journal import METRICS, MetricsFile
     from somaseg.models.training.settings import TrainSettings
 
     preset = load_preset(name)

@@ -18,7 +18,7 @@ from somaseg.models.flow.targets import label_flows
 from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.models.training.fit import train_model
 from somaseg.models.training.info import learn_info
-from somaseg.models.training.loop import METRICS, MetricsFile
+from somaseg.models.training.journal import METRICS, MetricsFile
 from somaseg.models.training.settings import TrainSettings
 from somaseg.predict.segmenter import Segmenter
 from tests.models.contract import STILL, Contract, large_cells

@@ -30,7 +30,7 @@ from somaseg.models.pixel_forest.pixels import draw_pixels, label_kinds, pieces,
 from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.fit import fit_estimator, train_model
 from somaseg.models.training.info import learn_info
-from somaseg.models.training.loop import CHECKPOINT
+from somaseg.models.training.journal import CHECKPOINT
 from somaseg.models.training.settings import TrainSettings
 from somaseg.models.trees import check_trees
 from somaseg.predict.load import load_segmenter

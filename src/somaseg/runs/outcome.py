@@ -9,7 +9,7 @@ from somaseg.decide import dump_settings
 from somaseg.errors import SomasegError
 from somaseg.folders import MODEL, REPORT
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
-from somaseg.models.training.loop import METRICS
+from somaseg.models.training.journal import METRICS
 from somaseg.report.experiment import ExperimentPage, LedgerPage, MemberPage, write_experiment
 from somaseg.runs.ledger import BOARDS, read_ledger
 from somaseg.runs.plan import Plan

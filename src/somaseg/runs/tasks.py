@@ -75,8 +75,8 @@ def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report
     from somaseg.models.registry import build_model, parse_config
     from somaseg.models.training.fit import train_model
     from somaseg.models.training.info import learn_info
+    from somaseg.models.training.journal import CHECKPOINT
     from somaseg.models.training.logs import Loggers
-    from somaseg.models.training.loop import CHECKPOINT
     from somaseg.models.training.transfer import start_from
 
     config, folder = run.config, run.part(fold)

@@ -17,7 +17,7 @@ from somaseg.models.rcnn.weights import fill_detector
 from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.models.training.fit import train_model
 from somaseg.models.training.info import learn_info
-from somaseg.models.training.loop import METRICS, MetricsFile
+from somaseg.models.training.journal import METRICS, MetricsFile
 from somaseg.models.training.settings import TrainSettings
 from somaseg.models.training.transfer import start_from
 from somaseg.predict.joint import JointPredictor

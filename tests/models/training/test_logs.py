@@ -20,8 +20,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
+from somaseg.models.training.journal import CHECKPOINT
 from somaseg.models.training.logs import Loggers
-from somaseg.models.training.loop import CHECKPOINT, train_network
+from somaseg.models.training.loop import train_network
 from somaseg.models.training.settings import TrainSettings
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.runs.cross_validate import score_run

@@ -8,7 +8,8 @@ from somaseg.errors import SomasegError
 from somaseg.models.registry import build_model, parse_config
 from somaseg.models.training.checkpoint import load_checkpoint, save_checkpoint
 from somaseg.models.training.info import learn_info
-from somaseg.models.training.loop import CHECKPOINT, MetricsFile, rate_factor, train_network
+from somaseg.models.training.journal import CHECKPOINT, MetricsFile
+from somaseg.models.training.loop import rate_factor, train_network
 from somaseg.models.training.settings import TrainSettings
 from somaseg.models.training.transfer import start_from
 from tests.models.contract import training_samples

@@ -1,6 +1,5 @@
 """Train a model of any family; fit those that are not trained by gradient descent."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import torch
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.models.base import Estimator, Model, Network, Table
-from somaseg.models.training.checkpoint import save_checkpoint, take_up
-from somaseg.models.training.clock import Clock
+from somaseg.models.training.checkpoint import State
+from somaseg.models.training.journal import Journal, Trained
 from somaseg.models.training.logs import Loggers, Progress
-from somaseg.models.training.loop import CHECKPOINT, METRICS, MetricsFile, Trained, train_network
+from somaseg.models.training.loop import train_network
 from somaseg.models.training.settings import USED, TrainSettings
 
 
@@ -64,49 +63,31 @@ def fit_estimator(
     Raises:
         SomasegError: no images, settings of gradient descent, or a checkpoint of another training.
     """
-    folder = Path(folder)
     _check(model, samples, settings)
-    path, metrics = folder / CHECKPOINT, MetricsFile(folder / METRICS)
-    fields = settings.model_dump(mode="json")
-    clock = Clock()
+    journal = Journal(Path(folder), settings, loggers, progress)
     table: Table = {}
-    start = 0
-    if begun := take_up(path, fields):
-        saved, note = begun
-        table = {name: column.numpy() for name, column in saved["table"].items()}
-        model.take_parts({name: part.numpy().tobytes() for name, part in saved["parts"].items()})
-        start, clock = note["step"], Clock(note)
-    metrics.cut(start)
-    if loggers:
-        loggers.begin(metrics.rows())
+    if journal.state:
+        table = {name: column.numpy() for name, column in journal.state["table"].items()}
+        parts = journal.state["parts"].items()
+        model.take_parts({name: part.numpy().tobytes() for name, part in parts})
 
-    def checkpoint(step: int) -> None:
+    def state() -> dict[str, State]:
         parts = {
             name: torch.from_numpy(np.frombuffer(part, np.uint8).copy())
             for name, part in model.parts().items()
         }
         columns = {name: torch.from_numpy(column) for name, column in table.items()}
-        note = {"step": step, **clock.read(), "settings": fields}
-        save_checkpoint(path, {"table": columns, "parts": parts}, note)
+        return {"table": columns, "parts": parts}
 
     if not table:
         table = _draw(model, samples, settings, progress)
-        checkpoint(0)
-    saved_at = time.monotonic()
-    losses: dict[str, float] = {}
-    for done, found in enumerate(model.rounds(table, settings.steps), start + 1):
+        journal.checkpoint(0, state())
+    for done, found in enumerate(model.rounds(table, settings.steps), journal.start + 1):
         losses = {**found, "total": sum(found.values())}
-        if done % settings.log_every == 0 or done == settings.steps:
-            metrics.add(done, clock.read()["seconds"], None, losses)
-            if loggers:
-                loggers.log(done, losses)
-        if progress:
-            progress(done, settings.steps, losses["total"])
-        stale = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
-        if stale or done == settings.steps:
-            checkpoint(done)
-            saved_at = time.monotonic()
-    return Trained(**clock.read(), steps=settings.steps, losses=losses or metrics.last())
+        if journal.logs_at(done):
+            journal.log(done, losses)
+        journal.end_step(done, state, losses["total"], whole=True)
+    return journal.end()
 
 
 def _draw(

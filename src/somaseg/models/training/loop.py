@@ -1,11 +1,8 @@
 """The training loop: one network, one set of images, read from top to bottom."""
 
-import csv
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +18,12 @@ from somaseg.data.augment import CropSampler
 from somaseg.data.prepared import PREPARED
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
-from somaseg.files import write_text, writing
 from somaseg.models.base import Batch, Network
 from somaseg.models.device import choose_device, keep_memory
-from somaseg.models.training.checkpoint import save_checkpoint, take_up
-from somaseg.models.training.clock import Clock
-from somaseg.models.training.logs import Loggers, Progress, Row
+from somaseg.models.training.checkpoint import State
+from somaseg.models.training.journal import Journal, Trained
+from somaseg.models.training.logs import Loggers, Progress
 from somaseg.models.training.settings import TrainSettings
-
-CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.csv"
-_CLOCK = ("step", "seconds")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training took.
-
-    Attributes:
-        seconds: wall-clock time, over all sittings.
-        cpu_seconds: processor time of this process, over all sittings.
-        steps: optimiser steps.
-        losses: averages of the last logged stretch, by name.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    steps: int
-    losses: dict[str, float]
 
 
 def train_network(
@@ -113,45 +88,28 @@ def train_network(
     average = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True
     )
-    states: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "model": model,
         "average": average,
         "optimizer": optimizer,
         "schedule": schedule,
     }
-    start, spent = 0, None
-    metrics = MetricsFile(folder / METRICS)
-    if begun := take_up(folder / CHECKPOINT, settings.model_dump(mode="json")):
-        saved, note = begun
-        for name, part in states.items():
-            part.load_state_dict(saved[name])
-        start, spent = note["step"], note
-    metrics.cut(start)
-    if loggers:
-        loggers.begin(metrics.rows())
+
+    def state() -> dict[str, State]:
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    journal = Journal(folder, settings, loggers, progress, accelerator.is_main_process)
+    for name, saved in (journal.state or {}).items():
+        parts[name].load_state_dict(saved)
 
     model.to(accelerator.device)
     average.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    batches = _batches(model, sampler, settings, start, accelerator)
-    clock, saved_at = Clock(spent), time.monotonic()
-
-    def checkpoint(step: int) -> None:
-        if accelerator.is_main_process:
-            note = {
-                "step": step,
-                **clock.read(),
-                "settings": settings.model_dump(mode="json"),
-            }
-            save_checkpoint(
-                folder / CHECKPOINT, {k: part.state_dict() for k, part in states.items()}, note
-            )
-
     model.train()
     sums: dict[str, Tensor] = {}
-    means: dict[str, float] = {}
     since = 0
-    for step, batch in enumerate(batches, start):
+    batches = _batches(model, sampler, settings, journal.start, accelerator)
+    for step, batch in enumerate(batches, journal.start):
         # What a network draws at random (proposals, points) depends on the step alone, too.
         torch.manual_seed(settings.seed * 1_000_003 + step)
         with accelerator.autocast():
@@ -168,31 +126,22 @@ def train_network(
             sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
         since += 1
         done = step + 1
-        if done % settings.log_every == 0 or done == settings.steps:
+        if journal.logs_at(done):
             means = {name: float(value) / since for name, value in sums.items()}
             if not math.isfinite(means["total"]):
                 raise SomasegError(
                     f"training {folder}: the loss is not finite at step {done}; "
                     "lower `training.rate` or set `precision: no`"
                 )
-            rate = float(schedule.get_last_lr()[-1])
-            if accelerator.is_main_process:
-                metrics.add(done, clock.read()["seconds"], rate, means)
-                if loggers:
-                    loggers.log(done, {**means, "rate": rate})
+            journal.log(done, means, float(schedule.get_last_lr()[-1]))
             sums, since = {}, 0
-        if progress:
-            progress(done, settings.steps, means.get("total"))
         # At a logged step the sums are empty, so nothing is lost by resuming from there.
-        stale = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
-        if since == 0 and (stale or done == settings.steps):
-            checkpoint(done)
-            saved_at = time.monotonic()
+        journal.end_step(done, state, journal.losses.get("total"), whole=since == 0)
     accelerator.wait_for_everyone()
     if settings.average:
         model.load_state_dict(average.module.state_dict())
     model.eval()
-    return Trained(**clock.read(), steps=settings.steps, losses=means or metrics.last())
+    return journal.end()
 
 
 def rate_factor(step: int, settings: TrainSettings) -> float:
@@ -202,53 +151,6 @@ def rate_factor(step: int, settings: TrainSettings) -> float:
         return (step + 1) / (warmup + 1)
     rest = (step - warmup) / max(settings.steps - warmup, 1)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(rest, 1)))
-
-
-class MetricsFile:
-    """``metrics.csv``: one line per logged stretch, appended and flushed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-
-    def add(self, step: int, seconds: float, rate: float | None, means: dict[str, float]) -> None:
-        """Append a line; the first also writes the header. What has no learning rate gives none.
-
-        Raises:
-            SomasegError: it cannot be written.
-        """
-        fields = {"step": step, "seconds": f"{seconds:.1f}"}
-        fields |= {"rate": f"{rate:.3g}"} if rate is not None else {}
-        fields |= {name: f"{value:.5f}" for name, value in means.items()}
-        with writing(self.path), self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(fields))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(fields)
-
-    def cut(self, step: int) -> None:
-        """Drop the lines after ``step``: a killed training had logged past its checkpoint."""
-        if self.path.exists():
-            header, *lines = self.path.read_text().splitlines() or [""]
-            whole = [x for x in lines if x.count(",") == header.count(",")]
-            kept = [x for x in whole if int(x.split(",")[0]) <= step]
-            write_text(self.path, "\n".join([header, *kept]) + "\n" if kept else "")
-
-    def rows(self) -> list[Row]:
-        """Return each line's step and its figures (losses, gradient, rate) by name."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return [
-                (int(row["step"]), {k: float(v) for k, v in row.items() if k not in _CLOCK})
-                for row in csv.DictReader(file)
-            ]
-
-    def last(self) -> dict[str, float]:
-        """Return the losses of the last line."""
-        rows = self.rows()
-        return {k: v for k, v in rows[-1][1].items() if k != "rate"} if rows else {}
 
 
 def _losses(prepared: Any, batch: Batch) -> dict[str, Tensor]:
