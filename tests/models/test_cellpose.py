@@ -20,7 +20,7 @@ from somaseg.models.training.fit import train_model
 from somaseg.models.training.info import learn_info
 from somaseg.models.training.journal import METRICS, MetricsFile
 from somaseg.models.training.settings import TrainSettings
-from somaseg.predict.segmenter import Segmenter
+from somaseg.predict.load import load_segmenter
 from tests.models.contract import STILL, Contract, large_cells
 from tests.models.data import make_cpnet_fixture as fixture
 from tests.models.test_cpnet import their_tensors
@@ -150,7 +150,7 @@ def test_import_of_cellpose_3(tmp_path):
     truth = fixture.labels()
     logit = np.where(truth > 0, 0.1, -6.0).astype(np.float32)
     maps = np.concatenate([5 * label_flows(truth), logit[None], logit[None]])
-    segmenter = Segmenter.load([tmp_path / "m.safetensors"])
+    segmenter = load_segmenter(tmp_path / "m.safetensors")
     segmenter.predictor.models[0].maps = lambda gray: maps
     found = segmenter(fixture.image())
     # Even cells of low probability and score stay: Cellpose has no threshold but its own.

@@ -4,12 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from somaseg.decide import parse_settings
-from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, read_yaml
 from somaseg.folders import CONFIG, MODEL, RESCORER, SETTLE, kind_of, model_files
-from somaseg.models.bundle import read_bundle
+from somaseg.models.bundle import Bundle, BundleMember, load_model, read_bundle
 from somaseg.predict.predictor import TILE
 from somaseg.predict.scale import Diameter, check_diameter
 from somaseg.predict.segmenter import Segmenter
@@ -46,16 +44,13 @@ def load_segmenter(
     Raises:
         SomasegError: no such run or model, or not whole.
     """
-    segmenter = _load(model, views, tile, overlap)
+    segmenter = Segmenter.of_bundle(_read(_find(model)), views, tile, overlap)
     segmenter.diameter = check_diameter(diameter)
     return segmenter
 
 
-def _load(model: str | Path | None, views: str | None, tile: int, overlap: int | None) -> Segmenter:
-    path = _find(model)
-    if path.is_dir():
-        return _of_old_run(path, views, tile, overlap)
-    return Segmenter.of_bundle(read_bundle(path), views, tile, overlap)
+def _read(path: Path) -> Bundle:
+    return _old_run(path) if path.is_dir() else read_bundle(path)
 
 
 def describe_model(model: str | Path | None = None) -> dict[str, Any]:
@@ -95,17 +90,19 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
     return {"file": path.name, **bundle.card, **facts}
 
 
-def _of_old_run(run: Path, views: str | None, tile: int, overlap: int | None) -> Segmenter:
-    """Load what the parts of a run hold, which runs of before 0.2 did not leave in one file."""
+def _old_run(run: Path) -> Bundle:
+    """Put together what the parts of a run hold: those of before 0.2 left it in no one file."""
     config = read_yaml(run / CONFIG)
     tuned = config.get("views") if isinstance(config, dict) else None
-    views = views or (tuned if tuned in VIEWS else "none")
-    segmenter = Segmenter.load(model_files(run), views=views, tile=tile, overlap=overlap)
-    if (run / SETTLE).exists():
-        segmenter.settings = parse_settings(read_json(run / SETTLE), segmenter.names)
-    if (run / RESCORER).exists():
-        segmenter.rescorer = Rescorer.load(run / RESCORER)
-    return segmenter
+    models = tuple(load_model(path) for path in model_files(run))
+    info = models[0].info
+    member = BundleMember(models[0].config.family, 1.0, tuned if tuned in VIEWS else "none", models)
+    return Bundle(
+        (member,),
+        settings=read_json(run / SETTLE) if (run / SETTLE).exists() else info.settle,
+        rescorer=read_json(run / RESCORER) if (run / RESCORER).exists() else None,
+        card=info.card,
+    )
 
 
 def _find(model: str | Path | None) -> Path:

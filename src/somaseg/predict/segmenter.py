@@ -14,8 +14,8 @@ from somaseg.decide import Fusion, Settle, default_settings, dump_settings, pars
 from somaseg.decide.rescore import Rescorer
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
-from somaseg.models.base import Image, Model
-from somaseg.models.bundle import Bundle, load_model
+from somaseg.models.base import Image
+from somaseg.models.bundle import Bundle
 from somaseg.models.registry import validate
 from somaseg.predict.bands import Bands, segment
 from somaseg.predict.joint import JointPredictor
@@ -52,42 +52,6 @@ class Segmenter:
     ) -> None:
         self.predictor, self.names = predictor, tuple(names)
         self.settings, self.one_class = settings, one_class
-
-    @classmethod
-    def of_models(
-        cls,
-        models: Sequence[Model],
-        settings: Settle | None = None,
-        views: str = "none",
-        tile: int = TILE,
-        overlap: int | None = None,
-    ) -> Self:
-        """Make one of a model, or of several of one family.
-
-        Args:
-            models: of the same classes.
-            settings: by class name; by default the first model's tuned ones.
-            views: test-time views, a key of :data:`somaseg.predict.views.VIEWS`.
-            tile: larger images go through in tiles of this side, in image pixels.
-            overlap: of neighbouring tiles; by default as wide as eight cells.
-        """
-        info = models[0].info
-        if settings is None and info.settle:
-            settings = parse_settings(info.settle, info.names)
-        settings = settings or default_settings(info.names)
-        return cls(Predictor(models, views, tile, overlap), info.names, settings, info.one_class)
-
-    @classmethod
-    def load(
-        cls,
-        paths: Sequence[str | Path],
-        settings: Settle | None = None,
-        views: str = "none",
-        tile: int = TILE,
-        overlap: int | None = None,
-    ) -> Self:
-        """Make one of model files; see :meth:`of_models`."""
-        return cls.of_models([load_model(path) for path in paths], settings, views, tile, overlap)
 
     @classmethod
     def of_bundle(
