@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import typer
 import yaml
 from typer.testing import CliRunner
@@ -19,7 +20,15 @@ from somaseg.data.formats.label_files import write_labels
 from somaseg.data.formats.results import write_results
 from somaseg.data.formats.submission import write_submission
 from somaseg.data.synthetic import write_dataset
-from somaseg.decide import Fusion, Selector, default_settings, fuse_images, settle
+from somaseg.decide import (
+    Fusion,
+    Selector,
+    SettleSettings,
+    default_settings,
+    dump_settings,
+    fuse_images,
+    settle,
+)
 from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
@@ -27,6 +36,7 @@ from somaseg.instances import Instances
 from somaseg.models.bundle import load_model
 from somaseg.models.config import ModelInfo
 from somaseg.models.registry import build_model, parse_config
+from somaseg.predict.load import load_segmenter
 from somaseg.predict.predictor import Predictor
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.runs.run import DataConfig, Run, RunConfig
@@ -323,6 +333,35 @@ def test_maps_of_models_of_a_dense_family_are_averaged(place, models, tmp_path):
         for name, one in load_predictions(out / "predictions.npz").items():
             assert (one.pixels == expected[name].pixels).all()
     assert not list((tmp_path / "nmw").glob("folds.json"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method", "average"],
+        ["--method", "wbf", "--iou", "0.3", "--weights", "2,1"],
+        ["--method", "nmw", "--tta", "flips"],
+    ],
+)
+def test_an_ensemble_of_models_predicts_new_images(place, models, tmp_path, options):
+    """Its folder is a model that finds the cells that were written with it."""
+    test, out = place / "data" / "test", tmp_path / "out"
+    keen = SettleSettings(score=0, mask_threshold=0.1, min_area=1)
+    names = load_model(models[0]).names
+    write_json(tmp_path / "keen.json", dump_settings(dict.fromkeys(names, keen)))
+    run(*models, "--images", test, "--settings", tmp_path / "keen.json", "-o", out, *options)
+    loaded, cells = load_segmenter(out), 0
+    for sample in load_dataset(test):
+        found = loaded(sample.image())
+        cells += len(found)
+        written = tifffile.imread(out / "labels" / f"{sample.id}.tif")
+        assert np.array_equal(found.to_labels(), written)
+    assert cells
+    assert loaded.predictor.fingerprint() != load_segmenter(models[0]).predictor.fingerprint()
+    # What has no model in it says what to do.
+    (out / "model.safetensors").unlink()
+    with pytest.raises(SomasegError, match="its members are not all models; predict with one of"):
+        load_segmenter(out)
 
 
 def test_models_predict_the_annotated_images(place, dataset, models, tmp_path):

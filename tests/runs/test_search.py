@@ -21,6 +21,7 @@ from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.files import CannotWrite
 from somaseg.models.registry import load_preset
+from somaseg.predict.load import load_segmenter
 from somaseg.runs import search as module
 from somaseg.runs.ledger import read_ledger
 from somaseg.runs.run import DataConfig, Run, RunConfig
@@ -67,6 +68,7 @@ def scored(monkeypatch):
     def score_run(run, dataset, weights):
         off = abs(math.log10(run.config.training.rate) + 2)
         value = 1 - off / 4 - run.config.model["diameter"] / 1000
+        (run.folder / "model.safetensors").write_text(run.folder.name)
         return SimpleNamespace(nested=SimpleNamespace(map=value, weighted=weights and value / 2))
 
     monkeypatch.setattr(module, "run_fold", run_fold)
@@ -96,6 +98,7 @@ def test_trials_are_runs_and_the_best_is_a_preset(config, scored, tmp_path):
     assert preset.training["steps"] == 4
     assert preset.model["diameter"] == best.params["model.diameter"]
     assert f"trial {best.number}, {best.value:.4f}" in preset.about
+    assert (tmp_path / "s" / "model.safetensors").read_text() == f"trial{best.number}"
     assert any(e.get("label") == "trial 0 fold 2 train" for e in events)
     assert len(read_ledger(tmp_path / "s").entries) == 6
     assert set(read_ledger(tmp_path / "s").differing()) == set(SPACE)
@@ -357,3 +360,4 @@ def test_the_whole_way_killed_once(data, tmp_path):
         assert np.array_equal(cells.pixels, other[name].pixels)
         assert np.array_equal(cells.scores, other[name].scores)
     assert "best settings" in done.stdout
+    assert load_segmenter(search.folder).fingerprint() == load_segmenter(folder).fingerprint()

@@ -115,8 +115,9 @@ def ensemble(
     """Join what several members found to one set of masks.
 
     Writes OUT/predictions.npz (raw, as a run's), OUT/labels/ID.tif, OUT/predictions.json,
-    OUT/submission.csv, OUT/settle.json and OUT/ensemble.yaml, which says what was joined. OUT can
-    be a member itself.
+    OUT/submission.csv, OUT/settle.json and OUT/ensemble.yaml, which says what was joined; if all
+    members are models, OUT/model.safetensors for `somaseg predict --model OUT`, too. OUT can be a
+    member itself.
     """
     from somaseg.cli.console import Console
     from somaseg.cli.progress import Bars

@@ -63,9 +63,10 @@ def search(
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.
 
-    Writes OUT/best.yaml, a preset for `somaseg train DATA --model OUT/best.yaml`. Interrupted, the
-    same command goes on where it was; a higher --trials goes on from there. The same folder may be
-    worked on by several commands at once. `somaseg ledger OUT` lists the trials.
+    Writes OUT/best.yaml, a preset for `somaseg train DATA --model OUT/best.yaml`; `somaseg predict
+    --model OUT` takes the best trial's model. Interrupted, the same command goes on where it was; a
+    higher --trials goes on from there. The same folder may be worked on by several commands at
+    once. `somaseg ledger OUT` lists the trials.
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights

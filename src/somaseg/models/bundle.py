@@ -62,7 +62,8 @@ class Bundle:
 
     Attributes:
         members: at least one.
-        method: of :class:`somaseg.decide.Fusion`; none for a single member.
+        method: of joining, a method or fields of :class:`somaseg.decide.Fusion`; none for a single
+            member.
         settings: by class name, as :func:`somaseg.decide.dump_settings` gives them; none where
             nothing was tuned.
         rescorer: learned scores and their settings, as JSON; none where there are none.
@@ -70,7 +71,7 @@ class Bundle:
     """
 
     members: tuple[BundleMember, ...]
-    method: str | None = None
+    method: str | dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
     rescorer: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class _Fields(_Strict):
 
     format: int
     members: list[_MemberFields] = Field(min_length=1)
-    method: str | None
+    method: str | dict[str, Any] | None
     settings: dict[str, Any] | None
     rescorer: dict[str, Any] | None = None
     card: dict[str, Any]

@@ -44,12 +44,21 @@ def load_segmenter(
     Raises:
         SomasegError: no such run or model, or not whole.
     """
-    segmenter = Segmenter.of_bundle(_read(_find(model)), views, tile, overlap)
+    segmenter = Segmenter.of_bundle(read_model(model), views, tile, overlap)
     segmenter.diameter = check_diameter(diameter)
     return segmenter
 
 
-def _read(path: Path) -> Bundle:
+def read_model(model: str | Path | None = None) -> Bundle:
+    """Read what a model is made of.
+
+    Args:
+        model: as for :func:`load_segmenter`.
+
+    Raises:
+        SomasegError: no such model, or not whole.
+    """
+    path = _find(model)
     return _old_run(path) if path.is_dir() else read_bundle(path)
 
 
@@ -120,7 +129,7 @@ def _find(model: str | Path | None) -> Path:
     missing = {
         "fit": f"run `somaseg fit --resume --out {path}` to finish",
         "search": "no trial of it is finished; run the same `somaseg search` again",
-        "ensemble": "a member of this ensemble is no model, so it cannot predict",
+        "ensemble": "its members are not all models; predict with one of those that are",
     }
     if kind in missing:
         raise SomasegError(f"{path / MODEL}: not there yet; {missing[kind]}")

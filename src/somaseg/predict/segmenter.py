@@ -74,7 +74,8 @@ class Segmenter:
         predictor: Finder = predictors[0]
         if bundle.method is not None:
             weighted = [(p, m.weight) for p, m in zip(predictors, bundle.members, strict=True)]
-            fusion = validate(Fusion, {"method": bundle.method}, "how members are joined")
+            fields = {"method": bundle.method} if isinstance(bundle.method, str) else bundle.method
+            fusion = validate(Fusion, fields, "how members are joined")
             predictor = JointPredictor(weighted, fusion)
         settings = (
             default_settings(info.names)

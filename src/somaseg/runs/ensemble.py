@@ -7,6 +7,7 @@
     OUT/folds.json           fold of each image, if all members predicted it out of the same fold
     OUT/settle.json          settings by class: tuned, given, or the defaults
     OUT/scores.json          out-of-fold scores
+    OUT/model.safetensors    predicts new images so, if all members are models
     OUT/labels/ID.tif        final masks, also in predictions.json and submission.csv
 """
 
@@ -50,7 +51,9 @@ from somaseg.folders import (
     hold,
     is_ours,
 )
+from somaseg.models.bundle import Bundle, write_bundle
 from somaseg.predict.store import save_predictions
+from somaseg.runs.bundling import bundle_of
 from somaseg.runs.joining import (
     Joined,
     Raw,
@@ -122,6 +125,7 @@ class Outcome:
         scores: of the ensemble, if there are annotations.
         selection: the choice of members, if that was asked for.
         notes: what the user should know, one line each.
+        bundle: the model that predicts new images so, if all members are models.
     """
 
     joined: Joined
@@ -131,6 +135,7 @@ class Outcome:
     scores: Decision | None
     selection: Decision | None
     notes: tuple[str, ...]
+    bundle: Bundle | None
 
 
 def run_ensemble(request: Request, out: Path, progress: Progress | None = None) -> Outcome:
@@ -206,8 +211,10 @@ def _build(request: Request, progress: Progress | None) -> Outcome:
         if truth is not None:
             one_class = has_one_class(truth)
         final = settle_all(joined.raw, dict.fromkeys(ids, settings), one_class)
-    notes = (*((note,) if note else ()), *silences(members, ids))
-    return Outcome(joined, final, settings, table, scores, selection, notes)
+    bundle, reason = bundle_of(joined, settings, request.views)
+    notes = [note, *silences(members, ids), reason]
+    told = tuple(note for note in notes if note)
+    return Outcome(joined, final, settings, table, scores, selection, told, bundle)
 
 
 def _read_annotated(path: Path, need_images: bool) -> Dataset:
@@ -273,6 +280,8 @@ def _write(out: Path, outcome: Outcome) -> None:
     if folds is not None:
         save_folds(out / FOLDS, folds)
     write_json(out / SETTLE, dump_settings(outcome.settings))
+    if outcome.bundle is not None:
+        write_bundle(out / MODEL, outcome.bundle)
     if scores is not None:
         kinds = ("nested", "untuned", "optimistic")
         write_json(out / SCORES, {kind: getattr(scores, kind).to_json() for kind in kinds})

@@ -6,12 +6,14 @@
     FOLDER/search.db     Optuna's study (SQLite): trials, their scores fold by fold
     FOLDER/trial0/       a run (see ``store``); its folds go on from their checkpoints
     FOLDER/best.yaml     a preset: the settings of the best trial
+    FOLDER/model.safetensors   that trial's model
 
 Workers are processes (``python -m somaseg.runs.search FOLDER TRIALS``) that share nothing
 but the folder. A trial belongs to the worker that holds its lock; the lock goes with the process,
 so that a killed search, started again, finishes the trials that were under way.
 """
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from somaseg.errors import SomasegError
-from somaseg.files import CannotWrite, read_yaml, write_text
+from somaseg.files import CannotWrite, atomic_path, read_yaml, write_text
+from somaseg.folders import MODEL
 from somaseg.models.registry import Preset, parse_config, validate
 from somaseg.runs.cross_validate import score_run
 from somaseg.runs.execute import Report, execute
@@ -274,6 +277,8 @@ class Search:
             self.folder / "best.yaml",
             yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False),
         )
+        with atomic_path(self.folder / MODEL) as temporary:
+            shutil.copyfile(self.folder / f"trial{best.number}" / MODEL, temporary)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
