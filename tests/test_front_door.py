@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib import import_module
 
 import cv2
 import numpy as np
@@ -27,10 +26,8 @@ def test_importing_it_costs_nothing():
 
 def test_what_it_offers():
     assert set(somaseg.__all__) == NAMES <= set(dir(somaseg))
-    for name in NAMES - {"fit"}:
+    for name in NAMES:
         assert callable(getattr(somaseg, name))
-    if hasattr(import_module("somaseg.runs.fit"), "fit_data"):
-        assert callable(somaseg.fit)
     with pytest.raises(AttributeError, match="no attribute 'reed'"):
         _ = somaseg.reed
 
