@@ -26,14 +26,14 @@ from somaseg.runs import search as module
 from somaseg.runs.ledger import read_ledger
 from somaseg.runs.run import DataConfig, Run, RunConfig
 from somaseg.runs.search import Search, SearchConfig
-from somaseg.runs.space import Choice, read_space
+from somaseg.runs.space import Dimension, read_space
 
 MODEL = {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16.0}
 TRAINING = {"steps": 4, "batch": 1, "crop": 64, "log_every": 2, "checkpoint_minutes": 1e-4}
 SPACE = {
-    "training.rate": Choice(low=1e-4, high=1e-1, log=True),
-    "model.diameter": Choice(choices=[12, 16, 20]),
-    "training.augment.scale": Choice(low=1.0, high=1.5, step=0.1),
+    "training.rate": Dimension(low=1e-4, high=1e-1, log=True),
+    "model.diameter": Dimension(choices=[12, 16, 20]),
+    "training.augment.scale": Dimension(low=1.0, high=1.5, step=0.1),
 }
 COMPLETE, PRUNED, FAIL, RUNNING = (
     optuna.trial.TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
@@ -241,7 +241,7 @@ def test_a_full_disk_is_no_fault_of_the_trial(config, scored, tmp_path, monkeypa
 )
 def test_ranges_give_values_of_their_kind_and_within(ends, log):
     low, high = ends
-    choice = Choice(low=low, high=high, log=log and low > 0)
+    choice = Dimension(low=low, high=high, log=log and low > 0)
     study = optuna.create_study()
     value = choice.suggest(study.ask(), "x")
     assert type(value) is type(low)
@@ -295,7 +295,7 @@ def test_bad_spaces(tmp_path, text, message):
 def test_fields_that_do_not_fit_are_told_before_any_training(
     config, tmp_path, name, choice, message
 ):
-    bad = config.model_copy(update={"space": {name: Choice(**choice)}})
+    bad = config.model_copy(update={"space": {name: Dimension(**choice)}})
     with pytest.raises(SomasegError, match=message):
         Search.create(tmp_path / "s", bad)
     assert not (tmp_path / "s").exists()

@@ -66,7 +66,7 @@ from somaseg.runs.joining import (
     silences,
 )
 from somaseg.runs.members import (
-    Progress,
+    MemberProgress,
     common_ids,
     kind_of,
     load_images,
@@ -138,7 +138,7 @@ class Outcome:
     bundle: Bundle | None
 
 
-def run_ensemble(request: Request, out: Path, progress: Progress | None = None) -> Outcome:
+def run_ensemble(request: Request, out: Path, progress: MemberProgress | None = None) -> Outcome:
     """Read or predict the members, join them, score them, settle; write all of it into a folder.
 
     Args:
@@ -158,7 +158,7 @@ def run_ensemble(request: Request, out: Path, progress: Progress | None = None) 
     return outcome
 
 
-def _build(request: Request, progress: Progress | None) -> Outcome:
+def _build(request: Request, progress: MemberProgress | None) -> Outcome:
     predicts = request.images is not None or "model" in map(kind_of, request.members)
     truth = _read_annotated(request.data, predicts) if request.data is not None else None
     pictures = truth if predicts else None

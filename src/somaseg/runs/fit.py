@@ -31,7 +31,7 @@ from somaseg.models.registry import Preset
 from somaseg.runs.cross_validate import leave_model, score_run, train_parts
 from somaseg.runs.execute import Report
 from somaseg.runs.outcome import write_outcome
-from somaseg.runs.plan import Member, Plan, parse_duration, plan_for, read_plan, write_plan
+from somaseg.runs.plan import Plan, PlannedMember, parse_duration, plan_for, read_plan, write_plan
 from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.sources import DataConfig
 
@@ -247,7 +247,9 @@ def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
     return fitted
 
 
-def _run(folder: Path, plan: Plan, member: Member, pretrain: DataConfig | None = None) -> Run:
+def _run(
+    folder: Path, plan: Plan, member: PlannedMember, pretrain: DataConfig | None = None
+) -> Run:
     """Make or take up the run of a member, or that of its training on other images."""
     training = member.training.model_dump(mode="json")
     place, start = folder / "members" / member.name, member.start_from

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from somaseg.predict.predictor import Finder
 
 Kind = Literal["run", "ensemble", "model", "predictions"]
-Progress = Callable[[str, int, int], None]
+MemberProgress = Callable[[str, int, int], None]
 """Called as ``progress(member, images done, images in all)``."""
 
 
@@ -93,7 +93,7 @@ def read_members(
     views: str | None = None,
     tile: int = 1024,
     ignore_unknown: bool = False,
-    progress: Progress | None = None,
+    progress: MemberProgress | None = None,
 ) -> list[Member]:
     """Read or predict what each member found.
 
@@ -267,7 +267,7 @@ def _predicting(
     reference: Dataset,
     views: str | None,
     tile: int,
-    progress: Progress | None,
+    progress: MemberProgress | None,
 ) -> Member:
     """A member that predicts the images when its instances are asked for."""
     from somaseg.predict.load import load_segmenter

@@ -36,7 +36,7 @@ MOST_STEPS = 8.0
 """Multiple of a preset's steps beyond which more of the same brings nothing."""
 
 
-class Member(BaseModel):
+class PlannedMember(BaseModel):
     """One model family of the ensemble, trained on every fold."""
 
     model_config = ConfigDict(extra="forbid")
@@ -75,7 +75,7 @@ class Plan(BaseModel):
     methods: tuple[str, ...] = Field(
         ("nmw", "wbf", "nms"), description="ways to join the members; the best is kept"
     )
-    members: tuple[Member, ...] = Field(min_length=1)
+    members: tuple[PlannedMember, ...] = Field(min_length=1)
 
     def model_post_init(self, _: Any) -> None:
         """Refuse two members of one name."""
@@ -234,7 +234,7 @@ def make_plan(
                 f"{crop} instead of {training.crop}"
             )
         members.append(
-            Member(
+            PlannedMember(
                 name=name,
                 preset=name,
                 model=dict(preset.model),

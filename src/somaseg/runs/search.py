@@ -32,7 +32,7 @@ from somaseg.runs.cross_validate import score_run
 from somaseg.runs.execute import Report, execute
 from somaseg.runs.machine import check_disk
 from somaseg.runs.run import Run, RunConfig, changed
-from somaseg.runs.space import Choice
+from somaseg.runs.space import Dimension
 from somaseg.runs.tasks import as_task, run_fold
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class SearchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     base: RunConfig
-    space: dict[str, Choice] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(min_length=1)
     weights: dict[str, float] | None = None
     seed: int = 0
     prune: bool = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
-class Choice(BaseModel):
+class Dimension(BaseModel):
     """Values of one field: ``{choices: […]}``, or ``{low, high}`` with ``log`` or ``step``.
 
     Whole numbers as ``low`` and ``high`` give whole numbers.
@@ -31,7 +31,7 @@ class Choice(BaseModel):
     step: int | float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Choice":
+    def _one_kind(self) -> "Dimension":
         span = self.low is not None and self.high is not None
         if (self.choices is None) == (self.low is None and self.high is None) or (
             self.choices is None and not span
@@ -62,7 +62,7 @@ class Choice(BaseModel):
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
 
-def read_space(path: str | Path) -> dict[str, Choice]:
+def read_space(path: str | Path) -> dict[str, Dimension]:
     """Read a space file: field names with their ``choices``, or ``low`` and ``high``.
 
     Raises:
@@ -78,7 +78,7 @@ def read_space(path: str | Path) -> dict[str, Choice]:
     for name, choice in fields.items():
         if not isinstance(choice, dict):
             raise SomasegError(f"{path}: {name}: give {{low: …, high: …}} or {{choices: […]}}")
-        space[str(name)] = validate(Choice, _numbers(choice), f"{path}: {name}")
+        space[str(name)] = validate(Dimension, _numbers(choice), f"{path}: {name}")
     return space
 
 

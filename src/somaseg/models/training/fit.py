@@ -12,7 +12,7 @@ from somaseg.errors import SomasegError
 from somaseg.models.base import Estimator, Model, Network, Table
 from somaseg.models.training.checkpoint import State
 from somaseg.models.training.journal import Journal, Trained
-from somaseg.models.training.logs import Loggers, Progress
+from somaseg.models.training.logs import Loggers, StepProgress
 from somaseg.models.training.loop import train_network
 from somaseg.models.training.settings import USED, TrainSettings
 
@@ -24,7 +24,7 @@ def train_model(
     folder: str | Path,
     *,
     loggers: Loggers | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Trained:
     """Train a model in place, by :func:`train_network` or :func:`fit_estimator`.
 
@@ -45,7 +45,7 @@ def fit_estimator(
     folder: str | Path,
     *,
     loggers: Loggers | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Trained:
     """Fit a model in place.
 
@@ -91,7 +91,10 @@ def fit_estimator(
 
 
 def _draw(
-    model: Estimator, samples: Sequence[Sample], settings: TrainSettings, progress: Progress | None
+    model: Estimator,
+    samples: Sequence[Sample],
+    settings: TrainSettings,
+    progress: StepProgress | None,
 ) -> Table:
     """Join the rows that are drawn from all images."""
     parts = []

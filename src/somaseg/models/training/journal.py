@@ -9,7 +9,7 @@ from pathlib import Path
 from somaseg.files import write_text, writing
 from somaseg.models.training.checkpoint import State, save_checkpoint, take_up
 from somaseg.models.training.clock import Clock
-from somaseg.models.training.logs import Loggers, Progress, Row
+from somaseg.models.training.logs import Loggers, Row, StepProgress
 from somaseg.models.training.settings import TrainSettings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -47,7 +47,7 @@ class Journal:
         folder: Path,
         settings: TrainSettings,
         loggers: Loggers | None,
-        progress: Progress | None,
+        progress: StepProgress | None,
         writes: bool = True,
     ) -> None:
         """Take up the checkpoint in a folder, or begin.

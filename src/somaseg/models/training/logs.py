@@ -19,7 +19,7 @@ import yaml
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
 
-Progress = Callable[[int, int, float | None], None]
+StepProgress = Callable[[int, int, float | None], None]
 """Called as ``progress(steps done, steps in all, loss or none)``."""
 
 Row = tuple[int, dict[str, float]]

@@ -22,7 +22,7 @@ from somaseg.models.base import Batch, Network
 from somaseg.models.device import choose_device, keep_memory
 from somaseg.models.training.checkpoint import State
 from somaseg.models.training.journal import Journal, Trained
-from somaseg.models.training.logs import Loggers, Progress
+from somaseg.models.training.logs import Loggers, StepProgress
 from somaseg.models.training.settings import TrainSettings
 
 
@@ -33,7 +33,7 @@ def train_network(
     folder: str | Path,
     *,
     loggers: Loggers | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Trained:
     """Train a network in place; at the end it holds the averaged weights.
 
