@@ -52,3 +52,25 @@ def test_the_whole_way(tmp_path):
     labels = tifffile.imread(tmp_path / "masks" / "labels" / f"{dataset.ids[0]}.tif")
     assert np.array_equal(labels > 0, truth[dataset.ids[0]].to_labels() > 0)
     assert (tmp_path / "masks" / "submission.csv").is_file()
+
+
+def test_cells_give_their_table_and_outlines():
+    """Without importing anything but somaseg; the pixels read back are those of the masks."""
+    program = (
+        "import numpy as np, somaseg, sys\n"
+        "from somaseg.instances import Instances\n"
+        "labels = np.zeros((30, 40), np.int32); labels[3:9, 4:12] = 1; labels[20:25, 30:38] = 2\n"
+        "cells = Instances.from_labels(labels)\n"
+        "image = np.where(labels == 1, 7, 2).astype(np.uint8)\n"
+        "table = cells.table(image, pixel_size=0.5)\n"
+        "assert table['area'].tolist() == [48, 40] and table['area_um2'].tolist() == [12, 10]\n"
+        "assert table['intensity'].tolist() == [7, 2]\n"
+        "import shapely.geometry\n"
+        "shapes = [shapely.geometry.shape(f['geometry']) for f in"
+        " cells.geojson(table)['features']]\n"
+        "rois = [shapely.geometry.Polygon(roi.coordinates()) for roi in cells.rois()]\n"
+        "assert [s.bounds for s in shapes] == [(4, 3, 12, 9), (30, 20, 38, 25)]\n"
+        "assert all(one.equals(other) for one, other in zip(shapes, rois, strict=True))\n"
+        "assert '<' in cells._repr_html_()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

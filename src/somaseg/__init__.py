@@ -58,11 +58,9 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def _drawn(value: "Instances | Dataset") -> str:
-    """What a notebook shows; drawing is imported when there is something to draw."""
-    from somaseg.report.notebook import html
-
-    return html(value)
-
-
-looks.draw_with(_drawn)
+looks.give(
+    html="somaseg.report.notebook:html",
+    table="somaseg.data.measure:measure",
+    rois="somaseg.data.formats.rois:to_rois",
+    geojson="somaseg.data.formats.geojson:to_geojson",
+)

@@ -5,7 +5,7 @@ masks of 800 cells take less than a megabyte.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -389,9 +389,26 @@ class Instances:
         by_class = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
         return f"Instances({len(self)} {kind}in {width} x {height}; {by_class or 'none'})"
 
-    def _repr_html_(self) -> str | None:
+    def table(
+        self,
+        image: npt.NDArray[Any] | None = None,
+        channels: Sequence[str] = (),
+        pixel_size: float | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Measure each cell: columns by name; see :func:`somaseg.data.measure.measure`."""
+        return dict(looks.look("table")(self, image, channels, pixel_size))
+
+    def rois(self) -> list[Any]:
+        """Make an ROI for Fiji of each cell; see :func:`somaseg.data.formats.rois.to_rois`."""
+        return list(looks.look("rois")(self))
+
+    def geojson(self, table: Mapping[str, npt.NDArray[Any]] | None = None) -> dict[str, Any]:
+        """Outlines for QuPath; see :func:`somaseg.data.formats.geojson.to_geojson`."""
+        return dict(looks.look("geojson")(self, table))
+
+    def _repr_html_(self) -> str:
         """What a notebook shows: the masks, drawn small, and their counts."""
-        return looks.html(self)
+        return str(looks.look("html")(self))
 
     def _selected(self, flat: Flat, rows: Ints | slice, **fields: Any) -> Self:
         """``rows`` with these masks; not checked again: what is made of sound rows is sound."""

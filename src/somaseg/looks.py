@@ -1,20 +1,23 @@
-"""What a notebook shows of our types: drawn by the report, which stands above them.
+"""What our types show of themselves though rooms above them make it: pictures, tables, outlines.
 
-The types only say that they can be shown. Who draws them is set from above, by ``somaseg`` itself,
-so that a notebook shows them without importing anything else.
+The types only say what can be had of them. Who makes it is set from above, by ``somaseg`` itself,
+so that whoever has cells has their table without importing anything else.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-_drawers: list[Callable[[Any], str]] = []
+_homes: dict[str, str] = {}
 
 
-def draw_with(drawer: Callable[[Any], str]) -> None:
-    """Set what makes HTML of a value; the last one set counts."""
-    _drawers[:] = [drawer]
+def give(**homes: str) -> None:
+    """Set where each look is made, as ``module:function``; it is imported when first asked for."""
+    _homes.update(homes)
 
 
-def html(value: Any) -> str | None:
-    """Return HTML of a value; none (notebooks then take its ``repr``) if nobody draws."""
-    return _drawers[0](value) if _drawers else None
+def look(name: str) -> Callable[..., Any]:
+    """Return the function that makes a look."""
+    module, function = _homes[name].split(":")
+    made: Callable[..., Any] = getattr(import_module(module), function)
+    return made

@@ -136,9 +136,9 @@ class Dataset:
         names = ", ".join(self.names)
         return f"Dataset({len(self)} images, {cells} instances of {names or 'no class'})"
 
-    def _repr_html_(self) -> str | None:
+    def _repr_html_(self) -> str:
         """What a notebook shows: counts by class, and some images with outlines."""
-        return looks.html(self)
+        return str(looks.look("html")(self))
 
     @property
     def ids(self) -> list[str]:
