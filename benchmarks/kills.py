@@ -91,7 +91,7 @@ def words(kind: str, work: Path, out: Path) -> list[Any]:
 
 def start(command: list[Any]) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in os.environ.items() if "THREADS" not in name}
     return subprocess.Popen(
         [sys.executable, "-m", "somaseg", *map(str, command)],
         stdout=quiet,

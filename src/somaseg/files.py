@@ -250,6 +250,14 @@ def check_regular(path: str | Path) -> Path:
     return path
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a file or folder is there; a name that no file system takes is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 DAMAGE = (
     OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
     SyntaxError, RuntimeError, struct.error, tokenize.TokenError, zlib.error,

@@ -136,7 +136,7 @@ def hold(folder: str | Path, wait: float = 1.0) -> Iterator[None]:
             ) from error
     try:
         if not again:
-            _clear(folder)
+            clear_leftovers(folder)
             write_json(
                 folder / HOLDER,
                 {
@@ -189,7 +189,11 @@ def _holder(folder: Path) -> str:
         return "another process"
 
 
-def _clear(folder: Path) -> None:
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left in a folder that the caller holds, and right below it.
+
+    Folders below that have a lock of their own are left to whoever holds that.
+    """
     below = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
     for place in [folder, *(path for path in below if not (path / LOCK).exists())]:
         for path in list(place.iterdir()):

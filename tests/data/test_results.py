@@ -108,6 +108,15 @@ def test_results_may_be_held_against_results(tmp_path):
     assert len(read_results(path, dataset)["a"]) == 1
 
 
+@pytest.mark.parametrize("image", [{"a": 1}, [1], None, 1.5, True])
+def test_an_id_that_is_none_is_a_fault_of_its_row(tmp_path, image):
+    runs = {"size": [3, 4], "counts": [5, 5, 2]}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([{"image_id": image, "category_id": 1, "segmentation": runs}]))
+    with pytest.raises(SomasegError, match=r"r\.json entry 1"):
+        read_results(path)
+
+
 def test_a_size_that_only_the_list_claims_is_held_against_the_limit(tmp_path):
     wide = {"size": [60_000, 60_000], "counts": [5, 5, 60_000**2 - 10]}
     path = tmp_path / "r.json"

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Heavy imports wait inside the commands."""
 
+import errno
 import logging
 import sys
 from typing import Annotated, Any
@@ -37,6 +38,10 @@ Your own model:  somaseg fit DATA --budget 2h --out RUN, then
 somaseg predict new_images/ --model RUN --out masks/
 """,
 )
+
+
+_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ENOTDIR}
+"""What a file system refuses whatever the program does: told in one line, as no bug of ours."""
 
 
 def _version(asked: bool) -> None:
@@ -84,6 +89,11 @@ def main() -> None:
         _escaped(typer.main.get_command(app))()
     except SomasegError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None or error.errno not in _SYSTEM:
+            raise
+        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
         sys.exit(2)
     except SystemExit as end:
         stop = end.__context__ and end.__context__.__cause__

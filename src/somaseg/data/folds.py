@@ -92,6 +92,26 @@ def load_folds(path: str | Path, dataset: Dataset) -> dict[str, int]:
     Raises:
         SomasegError: not such a file, or its images are not those of ``dataset``.
     """
+    folds = read_folds(path)
+    for missing, text in (
+        (set(dataset.ids) - set(folds), f"are in {dataset.source} but have no fold"),
+        (set(folds) - set(dataset.ids), f"have a fold but are not in {dataset.source}"),
+    ):
+        if missing:
+            some = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
+            raise SomasegError(
+                f"{path}: {len(missing)} images ({some}) {text}; "
+                "make folds anew or give the data they were made for"
+            )
+    return folds
+
+
+def read_folds(path: str | Path) -> dict[str, int]:
+    """Read folds written by :func:`save_folds`, of whatever images, by id.
+
+    Raises:
+        SomasegError: not such a file.
+    """
     value = read_json(path)
     folds = value.get("folds") if isinstance(value, dict) else None
     if not isinstance(folds, dict) or not all(
@@ -104,16 +124,6 @@ def load_folds(path: str | Path, dataset: Dataset) -> dict[str, int]:
         raise SomasegError(
             f"{path}: says k = {value.get('k')} but uses folds {sorted(set(folds.values()))}"
         )
-    for missing, text in (
-        (set(dataset.ids) - set(folds), f"are in {dataset.source} but have no fold"),
-        (set(folds) - set(dataset.ids), f"have a fold but are not in {dataset.source}"),
-    ):
-        if missing:
-            some = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
-            raise SomasegError(
-                f"{path}: {len(missing)} images ({some}) {text}; "
-                "make folds anew or give the data they were made for"
-            )
     return dict(sorted(folds.items()))
 
 

@@ -11,6 +11,7 @@ from somaseg.data.predicted import is_predicted, read_predicted, refuse_runs
 from somaseg.data.reading import Reading, check_image, refuse_shattered
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
+from somaseg.files import is_there
 from somaseg.masks.parallel import map_images
 
 
@@ -76,9 +77,9 @@ def read_dataset(
     """
     path = Path(path)
     named = None if format == "auto" else find_format(format)
-    if not path.exists():
+    if not is_there(path):
         raise SomasegError(f"{path}: no such file or folder")
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not (is_there(images) and Path(images).is_dir()):
         raise SomasegError(f"{images}: no such folder of images")
     faults = Faults()
     folder = None if images is None else Path(images)

@@ -14,7 +14,7 @@ from somaseg.data.reading import (
 )
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import is_there, read_json
 from somaseg.folders import IMAGES, RESULTS, kind_of
 from somaseg.instances import Instances
 
@@ -58,7 +58,7 @@ def read_predicted(
     for name in dict.fromkeys([*given, *found]):
         path = index.find(name) if index else Path(given[name]) if name in given else None
         cells, size = found.get(name), None
-        if path is not None and path.is_file():
+        if path is not None and is_there(path) and path.is_file():
             try:
                 size = checked_header(path, name, faults).size
             except SomasegError as error:

@@ -14,10 +14,11 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
 
 from somaseg.data.types import Dataset
 from somaseg.decide.features import FEATURES, Features, Whole, instance_features
@@ -44,6 +45,16 @@ ROUNDS = 150
 _ATTRIBUTE = "somaseg"
 FORMAT = 1
 """Version of what the file holds besides the trees."""
+
+
+class _Notes(BaseModel):
+    """What the file holds besides the trees."""
+
+    format: Literal[1]
+    names: tuple[str, ...]
+    one_class: bool
+    medians: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    settle: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +133,13 @@ class Rescorer:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())[:100]
             raise SomasegError(f"{path}: not a whole XGBoost model ({reason})") from error
-        if not isinstance(notes, dict) or notes.get("format") != FORMAT:
+        try:
+            known = _Notes.model_validate(notes)
+        except ValidationError as error:
             raise SomasegError(
                 f"{path}: no rescoring of this somaseg; make it again with `somaseg tune --rescore`"
-            )
-        names = tuple(notes["names"])
+            ) from error
+        names = known.names
         if features != _columns(names):
             raise SomasegError(
                 f"{path}: learned from other features than this somaseg computes; make it again "
@@ -135,8 +148,13 @@ class Rescorer:
         check_trees(data, path, len(features))
         booster = xgboost.Booster({"nthread": 1})
         booster.load_model(bytearray(data))
-        settings = notes["settle"] and parse_settings(notes["settle"], names)
-        return cls(booster, names, notes["one_class"], notes["medians"], settings)
+        settings = None
+        if known.settle is not None:
+            try:
+                settings = parse_settings(known.settle, names)
+            except SomasegError as error:
+                raise SomasegError(f"{path}: {error}") from error
+        return cls(booster, names, known.one_class, known.medians, settings)
 
 
 def describe(

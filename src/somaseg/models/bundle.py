@@ -30,8 +30,9 @@ from somaseg.files import atomic_path, check_regular
 from somaseg.models.base import Model
 from somaseg.models.config import ModelInfo
 from somaseg.models.registry import make_model, validate
+from somaseg.models.signature import CHECKSUM, checksum
 
-KEY, CHECKSUM = "somaseg", "checksum"
+KEY = "somaseg"
 OLD_KEY = "somaseg-bundle"
 """Key of the ensembles of format 1."""
 FORMAT = 2
@@ -230,16 +231,6 @@ def load_model(path: str | Path) -> Model:
             "one is needed here"
         )
     return models[0]
-
-
-def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a model file's metadata and tensors, whatever their order, as hexadecimals."""
-    digest = sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, read_yaml
+from somaseg.files import is_there, read_json, read_yaml
 from somaseg.folders import CONFIG, MODEL, RESCORER, SETTLE, kind_of, model_files
 from somaseg.models.bundle import Bundle, BundleMember, load_model, read_bundle
 from somaseg.predict.predictor import TILE
@@ -117,7 +117,7 @@ def _old_run(run: Path) -> Bundle:
 def _find(model: str | Path | None) -> Path:
     """A model file, or the folder of an older run, for what a user has given."""
     path = shipped_model() if model is None else Path(model)
-    if not path.exists():
+    if not is_there(path):
         raise SomasegError(f"{path}: no such model or run")
     if not path.is_dir():
         return path

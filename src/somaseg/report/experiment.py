@@ -1,6 +1,6 @@
 """The page of an experiment: what was trained on, how it went, what it scores, where it fails."""
 
-import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from somaseg.data.types import Dataset
 from somaseg.decide import Settle
 from somaseg.files import write_text
 from somaseg.instances import Instances
+from somaseg.models.training.journal import MetricsFile
 from somaseg.report.agreement import Points, agreement_figure, agreement_text
 from somaseg.report.eda import data_sections
 from somaseg.report.html import in_figure, jpeg_uri, render, svg_uri
@@ -303,9 +304,8 @@ def _curves(member: MemberPage) -> Chart | None:
 
 
 def _read(path: Path) -> tuple[list[int], list[float]]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [int(row["step"]) for row in rows], [float(row["total"]) for row in rows]
+    rows = MetricsFile(path).rows()
+    return [step for step, _ in rows], [figures.get("total", math.nan) for _, figures in rows]
 
 
 # Pictures.

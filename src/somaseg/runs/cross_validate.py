@@ -13,6 +13,7 @@ from somaseg.folders import MODEL, SETTLE, hold
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
 from somaseg.runs.execute import Report, execute
 from somaseg.runs.machine import check_disk
+from somaseg.runs.recorded import is_number
 from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.tracking import track_scores
 from somaseg.runs.tuning import decide_run, draw_curves, write_settings
@@ -95,7 +96,7 @@ def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report:
             (name, [str(run.folder), "all" if fold is None else str(fold)])
             for name, run, fold in left
         ]
-        execute(tasks, jobs, report)
+        execute(tasks, jobs, report, of=len(parts))
         for _, run, _ in left:
             remove_folder(run.folder / PREPARED)
 
@@ -133,7 +134,7 @@ def _score_run(
     scores = decide_run(run, dataset, weights, search, rescore)
     write_settings(run, scores)
     folds = run.finished_folds()
-    notes = [read_json(run.part(fold) / "training.json") for fold in folds]
+    notes = [_read_note(run.part(fold) / "training.json") for fold in folds]
     run.save_scores(
         {
             **{
@@ -158,6 +159,15 @@ def _score_run(
     draw_curves(run.folder / "tuning.png", scores.tuned)
     track_scores(run, dataset, scores)
     return scores
+
+
+def _read_note(path: Path) -> dict[str, float]:
+    """What a fold's training took."""
+    note = read_json(path)
+    names = ("seconds", "cpu_seconds", "parameters")
+    if not isinstance(note, dict) or not all(is_number(note.get(name)) for name in names):
+        raise SomasegError(f"{path}: does not say what the training took; copy it again")
+    return note
 
 
 def leave_model(run: Run) -> None:

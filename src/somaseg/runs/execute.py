@@ -22,6 +22,8 @@ def execute(
     jobs: int,
     report: Report,
     module: str = "somaseg.runs.tasks",
+    *,
+    of: int = 0,
 ) -> None:
     """Run tasks, ``jobs`` at a time, until all have ended.
 
@@ -30,13 +32,16 @@ def execute(
         jobs: processes at a time; they share the machine's cores.
         report: told what they print; called from several threads, one at a time.
         module: what is run; it prints its events as ``tasks`` does.
+        of: tasks in all, those included that are done already, if there are more than ``tasks``.
 
     Raises:
         SomasegError: a task failed; the others that were running have been let finish.
         KeyboardInterrupt: the running tasks have been stopped.
     """
     environment = dict(os.environ) | {WATCHED: "1"}
-    threads = str(default_threads(min(jobs, len(tasks)) or 1))
+    # Never by how many tasks are left: with other threads, sums of floats are added in another
+    # order, and a training that is taken up would end in other weights.
+    threads = str(default_threads(min(jobs, max(of, len(tasks))) or 1))
     # Two processes with two threads each on two cores are many times slower than with one each.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         environment.setdefault(name, threads)

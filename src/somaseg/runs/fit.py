@@ -25,7 +25,7 @@ from somaseg.data.audit import Audit, audit
 from somaseg.data.types import Dataset
 from somaseg.decide import Choice, Decision, decide, dump_settings
 from somaseg.errors import SomasegError
-from somaseg.files import write_json, write_text
+from somaseg.files import is_there, write_json, write_text
 from somaseg.folders import CHOICE, PLAN, SCORES, hold
 from somaseg.models.registry import Preset
 from somaseg.runs.cross_validate import leave_model, score_run, train_parts
@@ -136,7 +136,7 @@ def make_ready(
     if resume or plan is not None:
         source = Path(plan) if plan is not None else stands
         read = read_plan(source)
-        if data is not None and not Path(read.data.path).exists():  # moved since
+        if data is not None and not is_there(read.data.path):  # moved since
             text = source.read_text("utf-8").replace(read.data.path, str(Path(data).resolve()))
             write_text(stands, text)
             source, read = stands, read_plan(stands)

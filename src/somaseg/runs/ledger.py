@@ -20,6 +20,7 @@ from somaseg.folders import sole
 from somaseg.models.training.logs import flat_settings
 from somaseg.runs.recorded import (
     find_runs,
+    is_number,
     read_config,
     read_results,
     read_scores,
@@ -146,6 +147,7 @@ def read_ledger(folder: str | Path, depth: int | None = None) -> Ledger:
             name = folder.resolve().name
         try:
             entry = _entry(name, path, config, scores, results, figure)
+            _check_numbers(entry)
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(
                 f"left out: {path / 'scores.json'}: incomplete ({error!r}); write it again with "
@@ -290,6 +292,13 @@ def _entry(
         paired=paired,
         note=notes[-1] if notes else "",
     )
+
+
+def _check_numbers(entry: Entry) -> None:
+    figures = [entry.cv, entry.untuned, entry.seconds, entry.cpu_seconds, entry.parameters]
+    for value in [*figures, *entry.by_class.values()]:
+        if value is not None and not is_number(value):
+            raise TypeError(f"{str(value)[:30]!r} is no number")
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str, str]:

@@ -10,10 +10,11 @@ import numpy as np
 
 from somaseg import folders
 from somaseg.data import load_dataset
+from somaseg.data.folds import read_folds
 from somaseg.data.types import Dataset, Sample
 from somaseg.decide import MaskHead, has_one_class
 from somaseg.errors import SomasegError
-from somaseg.files import read_json
+from somaseg.files import is_there
 from somaseg.folders import FOLDS, PREDICTIONS
 from somaseg.instances import Instances
 from somaseg.predict.store import load_predictions
@@ -73,7 +74,7 @@ def kind_of(path: str | Path) -> Kind:
         SomasegError: nothing is there.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise SomasegError(f"{path}: no such run, model or predictions")
     kind = folders.kind_of(path)
     if kind == "run" or kind == "ensemble":
@@ -239,7 +240,7 @@ def _reading(path: Path, kind: Kind, reference: Dataset, ignore_unknown: bool) -
     elif kind == "ensemble":
         raw = _raw(path / PREDICTIONS)
         if (path / FOLDS).exists():
-            folds = dict(read_json(path / FOLDS)["folds"])
+            folds = read_folds(path / FOLDS)
     elif path.suffix == ".npz":
         raw = _raw(path)
     else:

@@ -68,7 +68,7 @@ def read_scores(run: Path) -> dict[str, Any] | None:
         return None
     scores = read_json(path)
     nested = scores.get("nested") if isinstance(scores, dict) else None
-    if not isinstance(nested, dict) or not isinstance(nested.get("map"), int | float):
+    if not isinstance(nested, dict) or not is_number(nested.get("map")):
         raise SomasegError(f"{path}: has no nested score; write it again with `somaseg tune {run}`")
     return scores
 
@@ -81,9 +81,22 @@ def read_results(run: Path) -> list[dict[str, Any]]:
     """
     path = run / LEADERBOARD
     results = read_json(path) if path.exists() else []
-    if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
+    if not isinstance(results, list) or not all(map(_is_result, results)):
         raise SomasegError(f"{path}: not a list of scores; mend it, or delete it and add them anew")
     return results
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_result(value: Any) -> bool:
+    """Whether it is an entry of ``leaderboard.json``, as far as that is read."""
+    if not isinstance(value, dict) or not isinstance(value.get("cv") or {}, dict):
+        return False
+    numbers = [value.get("public"), value.get("private"), *(value.get("cv") or {}).values()]
+    return all(number is None or is_number(number) for number in numbers)
 
 
 def training_cost(scores: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from somaseg.data import Dataset, Sample, load_folds, make_folds, save_folds
 from somaseg.data.leaks import keep_together
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, read_yaml, write_json, write_text
+from somaseg.files import is_there, read_json, read_yaml, write_json, write_text
 from somaseg.folders import (
     CONFIG,
     FOLDS,
@@ -143,7 +143,7 @@ class Run:
         parse_config(config.model)
         if path.exists():
             run = cls.open(folder)
-            differing = _differences(run.config.model_dump(), config.model_dump())
+            differing = _differences(*(c.model_dump(mode="json") for c in (run.config, config)))
             if set(differing) <= {"data.path", "data.images"} and run.moved:
                 return run.repoint(config.data)
             if differing:
@@ -182,7 +182,7 @@ class Run:
     @property
     def moved(self) -> bool:
         """Whether its data set is no longer where it was."""
-        return not Path(self.config.data.path).exists()
+        return not is_there(self.config.data.path)
 
     def dataset(self) -> Dataset:
         """Load the run's annotated images.

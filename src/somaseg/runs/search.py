@@ -25,8 +25,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from somaseg.errors import SomasegError
-from somaseg.files import CannotWrite, atomic_path, read_yaml, write_text
-from somaseg.folders import MODEL
+from somaseg.files import DAMAGE, CannotWrite, atomic_path, read_yaml, write_text, writing
+from somaseg.folders import MODEL, clear_leftovers, hold, is_ours
 from somaseg.models.registry import Preset, parse_config, validate
 from somaseg.runs.cross_validate import score_run
 from somaseg.runs.execute import Report, execute
@@ -96,20 +96,25 @@ class Search:
             for value in choice.ends():
                 config.trial_config({name: value})
         path = folder / "search.yaml"
-        if path.exists():
-            search = cls.open(folder)
-            one, other = search.config.model_dump(), config.model_dump()
-            differing = [name for name in one if one[name] != other[name]]
-            if differing:
-                raise SomasegError(
-                    f"{folder}: holds a search with another {', '.join(differing)}; "
-                    "give another --out, or the same options to go on with it"
-                )
-            return search
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # A search that was killed before search.yaml was written has left its own alone.
+        unused = not folder.exists() or (folder.is_dir() and all(map(is_ours, folder.iterdir())))
+        if not unused and not path.exists():
             raise SomasegError(f"{folder}: exists and is no search; give another --out")
-        write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        return cls(folder, config)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with cls(folder, config)._lock("best"):  # held by whoever writes to the folder itself
+            clear_leftovers(folder)
+            if not path.exists():
+                write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        search = cls.open(folder)
+        one, other = (c.model_dump(mode="json") for c in (search.config, config))
+        differing = [name for name in one if one[name] != other[name]]
+        if differing:
+            raise SomasegError(
+                f"{folder}: holds a search with another {', '.join(differing)}; "
+                "give another --out, or the same options to go on with it"
+            )
+        return search
 
     @classmethod
     def open(cls, folder: str | Path) -> "Search":
@@ -133,6 +138,7 @@ class Search:
             import optuna
         except ImportError as error:
             raise SomasegError("search: run `pip install 'somaseg[search]'` first") from error
+        from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,7 +146,7 @@ class Search:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
         with self._lock("study"):
             try:
-                return optuna.create_study(
+                study = optuna.create_study(
                     # Several processes write: wait for each other rather than give up.
                     storage=optuna.storages.RDBStorage(
                         f"sqlite:///{path.resolve()}",
@@ -151,9 +157,13 @@ class Search:
                     load_if_exists=True,
                     pruner=pruner if self.config.prune else optuna.pruners.NopPruner(),
                 )
-            except SQLAlchemyError as error:
+                study.get_trials(deepcopy=False)  # a damaged table shows when it is read
+            except (SQLAlchemyError, StorageInternalError, *DAMAGE) as error:
                 reason = " ".join(str(error).split())[:200]
-                raise SomasegError(f"{path}: cannot be opened ({reason})") from error
+                raise SomasegError(
+                    f"{path}: cannot be opened ({reason}); copy it again, or give another --out"
+                ) from error
+        return study
 
     def work(self, trials: int, report: Tell) -> None:
         """Run trials until there are ``trials`` in all; other processes may do the same.
@@ -215,7 +225,9 @@ class Search:
         values = {name: choice.suggest(trial, name) for name, choice in self.config.space.items()}
         label = f"trial {trial.number}"
         try:
-            score = self._train(study, trial, self.config.trial_config(values), report)
+            # Its last worker, if the command was killed, ends by itself within this time.
+            with hold(self.folder / f"trial{trial.number}", wait=10):
+                score = self._train(study, trial, self.config.trial_config(values), report)
         except CannotWrite:
             raise  # no fault of the trial's: it goes on when there is space
         except SomasegError as error:
@@ -306,7 +318,7 @@ def run_search(search: Search, trials: int, jobs: int, report: Report) -> None:
     left = trials - sum(state != TrialState.RUNNING for state in states)
     workers = [(f"worker {k}", [str(search.folder), str(trials)]) for k in range(min(jobs, left))]
     if workers:
-        execute(workers, jobs, report, "somaseg.runs.search")
+        execute(workers, jobs, report, "somaseg.runs.search", of=trials)
 
 
 def _state(study: "optuna.Study", number: int) -> "optuna.trial.TrialState":

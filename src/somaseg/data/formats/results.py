@@ -134,9 +134,9 @@ def _key(content: list[Any], dataset: Dataset | None) -> _Key:
         }
         sizes: dict[str, tuple[int, int]] = {}
         for entry in entries:
-            size = _size_of(entry.get("segmentation"))
-            if size is not None and not _why_not(size) and entry.get("image_id") in images:
-                sizes.setdefault(images[entry["image_id"]], size)
+            size, image = _size_of(entry.get("segmentation")), entry.get("image_id")
+            if size is not None and isinstance(image, int | str) and not _why_not(size):
+                sizes.setdefault(images[image], size)
         sizes = {name: sizes[name] for name in images.values() if name in sizes}
         numbers: dict[Any, str] = {}
     else:

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path
+from somaseg.files import DAMAGE, atomic_path, check_regular, damaged
+from somaseg.models.signature import CHECKSUM, checksum
 
 State = dict[str, Any]
 
@@ -24,12 +25,12 @@ def save_checkpoint(path: str | Path, states: dict[str, State], progress: dict[s
         progress: JSON values.
     """
     tensors: dict[str, Tensor] = {}
-    outline = _pack(states, "", tensors)
+    text, note = json.dumps(_pack(states, "", tensors)), json.dumps(progress)
     with atomic_path(path) as temporary:
         save_file(
             tensors,
             temporary,
-            {"outline": json.dumps(outline), "progress": json.dumps(progress)},
+            {"outline": text, "progress": note, CHECKSUM: checksum(text + note, tensors)},
         )
 
 
@@ -37,17 +38,23 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, State], dict[str, Any]]
     """Read what :func:`save_checkpoint` wrote.
 
     Raises:
-        SomasegError: truncated or not a checkpoint.
+        SomasegError: truncated, damaged or not a checkpoint.
     """
+    path = check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _unpack(json.loads(metadata["outline"]), tensors), json.loads(metadata["progress"])
-    except (SafetensorError, OSError, KeyError) as error:
-        raise SomasegError(
-            f"{path}: not a whole checkpoint ({error}); delete it to start this fold again"
-        ) from error
+        outline, progress = metadata["outline"], metadata["progress"]
+        # Those of before have none.
+        if metadata.get(CHECKSUM, "") not in ("", checksum(outline + progress, tensors)):
+            raise ValueError("its checksum is not that of its contents")
+        states, note = _unpack(json.loads(outline), tensors), json.loads(progress)
+        if not isinstance(states, dict) or not isinstance(note, dict):
+            raise ValueError("no states, or no progress")
+    except (SafetensorError, *DAMAGE) as error:
+        raise damaged(path, error, "delete it to start this fold again") from error
+    return states, note
 
 
 def take_up(path: Path, settings: dict[str, Any]) -> tuple[dict[str, State], dict[str, Any]] | None:
@@ -63,7 +70,7 @@ def take_up(path: Path, settings: dict[str, Any]) -> tuple[dict[str, State], dic
     if not path.exists():
         return None
     states, progress = load_checkpoint(path)
-    if progress["settings"] != settings:
+    if progress.get("settings") != settings:
         raise SomasegError(
             f"{path}: was made with other training settings; "
             "give another --out, or delete the fold's folder to start again"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from somaseg.files import write_text, writing
+from somaseg.data.tables import open_csv
+from somaseg.files import damaged, write_text, writing
 from somaseg.models.training.checkpoint import State, save_checkpoint, take_up
 from somaseg.models.training.clock import Clock
 from somaseg.models.training.logs import Loggers, Row, StepProgress
@@ -15,6 +16,7 @@ from somaseg.models.training.settings import TrainSettings
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
 _CLOCK = ("step", "seconds")
+_FIX = "it is a log alone: delete it, or copy it again"
 
 
 @dataclass(frozen=True)
@@ -147,22 +149,36 @@ class MetricsFile:
             writer.writerow(fields)
 
     def cut(self, step: int) -> None:
-        """Drop the lines after ``step``: a killed training had logged past its checkpoint."""
+        """Drop the lines after ``step``: a killed training had logged past its checkpoint.
+
+        Raises:
+            SomasegError: damaged.
+        """
         if self.path.exists():
-            header, *lines = self.path.read_text().splitlines() or [""]
-            whole = [x for x in lines if x.count(",") == header.count(",")]
-            kept = [x for x in whole if int(x.split(",")[0]) <= step]
+            try:
+                header, *lines = self.path.read_text("utf-8").splitlines() or [""]
+                whole = [x for x in lines if x.count(",") == header.count(",")]
+                kept = [x for x in whole if int(x.split(",")[0]) <= step]
+            except ValueError as error:  # UnicodeDecodeError is one
+                raise damaged(self.path, error, _FIX) from error
             write_text(self.path, "\n".join([header, *kept]) + "\n" if kept else "")
 
     def rows(self) -> list[Row]:
-        """Return each line's step and its figures (losses, gradient, rate) by name."""
-        if not self.path.exists():
+        """Return each line's step and its figures (losses, gradient, rate) by name.
+
+        Raises:
+            SomasegError: damaged.
+        """
+        if not self.path.exists() or not self.path.stat().st_size:
             return []
-        with self.path.open(newline="") as file:
-            return [
-                (int(row["step"]), {k: float(v) for k, v in row.items() if k not in _CLOCK})
-                for row in csv.DictReader(file)
-            ]
+        try:
+            with open_csv(self.path) as reader:
+                return [
+                    (int(row["step"]), {k: float(v) for k, v in row.items() if k not in _CLOCK})
+                    for row in reader
+                ]
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(self.path, error, _FIX) from error
 
     def last(self) -> dict[str, float]:
         """Return the losses of the last line."""

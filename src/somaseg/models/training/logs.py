@@ -297,14 +297,20 @@ _KINDS: dict[str, Callable[..., Tracker]] = {
 
 
 def _known_id(folder: Path, kind: str) -> str | None:
-    path = folder / _IDS
-    found: str | None = read_json(path).get(kind) if path.exists() else None
-    return found
+    found = _ids(folder).get(kind)
+    return found if isinstance(found, str) else None
 
 
 def _keep_id(folder: Path, kind: str, id: str) -> None:
+    write_json(folder / _IDS, {**_ids(folder), kind: id})
+
+
+def _ids(folder: Path) -> dict[str, Any]:
     path = folder / _IDS
-    write_json(path, {**(read_json(path) if path.exists() else {}), kind: id})
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise SomasegError(f"{path}: not ids by tracker; delete it to begin new ones")
+    return found
 
 
 def _line(error: Exception) -> str:
