@@ -16,11 +16,13 @@ import random
 import resource
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from somaseg.errors import SomasegError
@@ -80,7 +82,7 @@ def attempt(readers: Any, reader: str, path: Path) -> str | None:
     return None
 
 
-def damaged(readers: Any, target: Path, rng: random.Random) -> bytes:
+def damaged_file(readers: Any, target: Path, rng: random.Random) -> bytes:
     """Damage a file; a model file now and then within, its checksum that of what it holds then."""
     sound = target.read_bytes()
     if target.suffix != ".safetensors" or target.name == "checkpoint.safetensors":
@@ -91,7 +93,16 @@ def damaged(readers: Any, target: Path, rng: random.Random) -> bytes:
     return readers.sign(damage(sound, rng)) if way == 2 else damage(sound, rng)
 
 
-def worker(folder: Path, first: int, count: int, seed: int, of: str, queue: Any) -> None:
+def worker(*arguments: Any) -> None:
+    """Read in a process of its own; what goes wrong with the fuzzer itself is told, too."""
+    try:
+        read_all(*arguments)
+    except BaseException:
+        arguments[-1].put(("broken", traceback.format_exc()))
+        raise
+
+
+def read_all(folder: Path, first: int, count: int, seed: int, of: str, queue: Any) -> None:
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs of libraries print there
     readers = import_module(f"tests.fuzz.{of}")
@@ -108,7 +119,7 @@ def worker(folder: Path, first: int, count: int, seed: int, of: str, queue: Any)
         reader = rng.choice(list(readers.READERS))
         _, path, target = rng.choice([found for found in seeds if found[0] == reader])
         sound = target.read_bytes()
-        data = damaged(readers, target, rng)
+        data = damaged_file(readers, target, rng)
         target.write_bytes(data)
         queue.put(("begin", number, f"{reader} {target.name}", data))
         problem = attempt(readers, reader, path)
@@ -118,6 +129,36 @@ def worker(folder: Path, first: int, count: int, seed: int, of: str, queue: Any)
             problem, begin = f"took {(peak - begin) >> 10} MiB", peak
         queue.put(("end", number, problem, reader))
     queue.put(("done",))
+
+
+def receive(queue: Any, process: Any, limit: float) -> Any:
+    """The worker's next message; none if it died, or is at one input for too long.
+
+    That is ``limit`` seconds of its processor's time, or a quarter of an hour: on a busy machine
+    the clock says little.
+    """
+    begun, spent = time.monotonic(), processor_time(process.pid)
+    while True:
+        try:
+            return queue.get(timeout=1)
+        except Empty:
+            if not process.is_alive():
+                try:
+                    return queue.get(timeout=1)
+                except Empty:
+                    return None
+            too_long = processor_time(process.pid) - spent > limit
+            if too_long or time.monotonic() - begun > 900:
+                return None
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has computed."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def fuzz(
@@ -134,17 +175,18 @@ def fuzz(
             arguments = (Path(name), first, count, seed, of, queue)
             process = context.Process(target=worker, args=arguments, daemon=True)
             process.start()
-            number, what, data, limit = first - 1, "start", b"", 900  # compiles kernels
+            number, what, data, limit = first - 1, "start", b"", 900.0  # compiles kernels
             while True:
-                try:
-                    message = queue.get(timeout=limit)
-                except Exception:  # queue.Empty: it hangs, or died
+                message = receive(queue, process, limit)
+                if message is None:
                     reason = "hangs" if process.is_alive() else f"died ({process.exitcode})"
                     message = ("end", number, reason, what.split()[0])
                     process.kill()
                 if message[0] == "begin":
                     _, number, what, data = message
-                    limit = SECONDS
+                    limit = float(SECONDS)
+                elif message[0] == "broken":
+                    raise RuntimeError(message[1])
                 elif message[0] == "unsound":
                     findings.append(f"sound input refused: {message[1]}: {message[2]}")
                 elif message[0] == "end":

@@ -143,7 +143,9 @@ class Run:
         parse_config(config.model)
         if path.exists():
             run = cls.open(folder)
-            differing = _differences(*(c.model_dump(mode="json") for c in (run.config, config)))
+            differing = _differences(
+                run.config.model_dump(mode="json"), config.model_dump(mode="json")
+            )
             if set(differing) <= {"data.path", "data.images"} and run.moved:
                 return run.repoint(config.data)
             if differing:

@@ -137,9 +137,19 @@ def test_bad_rois_are_told_in_one_line(tmp_path: Path) -> None:
 
         return write
 
+    def squeezed() -> None:
+        """A stream that deflate cannot have written."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("1.roi", bytes(500))
+            begin = file.infolist()[0].header_offset + 30 + len("1.roi")
+        data = bytearray(path.read_bytes())
+        data[begin] = 0xFF
+        path.write_bytes(data)
+
     for write, reason in [
         (hold(line.tobytes()), "'scale': a line, which has no area"),
         (hold(b"Iout" + bytes(9)), "damaged"),
+        (squeezed, "damaged"),
         (lambda: path.write_bytes(b"PK nonsense"), "not ImageJ ROIs"),
         (lambda: zipfile.ZipFile(path, "w").close(), "no .roi"),
     ]:

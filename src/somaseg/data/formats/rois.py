@@ -4,7 +4,6 @@ Outlines go along the edges of pixels, so that Fiji fills exactly the mask. A ce
 several pieces becomes a composite ROI. Class and score stand in the ROI's name and properties.
 """
 
-import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path, check_regular
+from somaseg.files import DAMAGE, atomic_path, check_regular
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.masks.outlines import fill, outline
@@ -149,16 +148,7 @@ def _read(path: Path) -> list["ImagejRoi"]:
             return [roifile.ImagejRoi.frombytes(file.read(entry)) for entry in entries]
     except SomasegError:
         raise
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        zipfile.BadZipFile,
-        struct.error,
-    ) as error:
+    except DAMAGE as error:
         raise SomasegError(f"{path}: not ImageJ ROIs, or damaged ({error})") from error
 
 
