@@ -9,12 +9,14 @@ from pathlib import Path
 
 import matplotlib.figure
 import pytest
+import typer
 
 import somaseg
-from somaseg import numba_cache
+from somaseg import cli, numba_cache
 from somaseg.cli import progress
 from somaseg.cli.console import Console
 from somaseg.report.html import in_figure, svg_uri
+from tests.cli.run import somaseg as command_line
 from tests.data.make import competition
 
 NAMES = ("live[red]", "[/]", "$\\frac{$", ":smile:", "_hidden", "ячейка")
@@ -126,6 +128,33 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
     assert errors.splitlines() == [
         "stopped; what is written is whole: run the same command again to go on"
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "data", "--out", "r"], "begun ones go on at their last checkpoint"),
+        (["data", "info", "d"], "nothing was written"),
+        (["data", "clean", "d", "o"], "not all are there"),
+        (["ledger", "add", "run"], "the old one or the new one"),
+    ],
+)
+def test_a_stopped_command_says_what_stands(words, told, monkeypatch):
+    def stopped(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.Command.invoke", stopped)
+    done = command_line(*words, check=False)
+    assert done.returncode == 130
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("stopped; ")
+    assert told in line
+
+
+def test_every_command_says_what_stands_when_it_is_stopped():
+    commands = typer.main.get_command(cli.app).commands
+    names = {*commands, *commands["data"].commands} - {"data"}
+    assert names - set(cli.STANDS) == {"fit", "predict"}  # these tell more by themselves
 
 
 def test_numba_finds_a_place_in_a_read_only_install(tmp_path, monkeypatch):

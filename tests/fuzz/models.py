@@ -45,7 +45,7 @@ from somaseg.runs.plan import read_plan
 from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.search import Search, SearchConfig
 from somaseg.runs.sources import DataConfig
-from somaseg.runs.space import Choice
+from somaseg.runs.space import Dimension
 from somaseg.runs.tuning import decide_run
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 48), dtype=np.uint8)
@@ -174,7 +174,7 @@ def make_seeds(folder: Path) -> list[tuple[str, Path, Path]]:
     plan = {"data": {"path": str(data)}, "folds": 2, "members": [member]}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
     add("plan", folder / "plan.yaml")
-    space = {"training.rate": Choice(low=1e-4, high=1e-2, log=True)}
+    space = {"training.rate": Dimension(low=1e-4, high=1e-2, log=True)}
     search = Search.create(folder / "search", SearchConfig(base=config, space=space))
     search.study().ask()
     for name in ("search.yaml", "search.db"):

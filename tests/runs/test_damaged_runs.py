@@ -22,7 +22,7 @@ from somaseg.runs.recorded import add_result
 from somaseg.runs.run import RunConfig
 from somaseg.runs.search import Search, SearchConfig
 from somaseg.runs.sources import DataConfig
-from somaseg.runs.space import Choice
+from somaseg.runs.space import Dimension
 from tests.cli.run import somaseg
 
 LONG = "x" * 5000  # a name that no file system takes
@@ -80,7 +80,7 @@ def test_folds_of_an_ensemble(tmp_path):
 
 def search_of(folder):
     config = RunConfig.make(DataConfig.at(folder), folds=2)
-    space = {"training.rate": Choice(low=1e-4, high=1e-2, log=True)}
+    space = {"training.rate": Dimension(low=1e-4, high=1e-2, log=True)}
     return Search.create(folder / "search", SearchConfig(base=config, space=space))
 
 

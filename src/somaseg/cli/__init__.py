@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,29 @@ somaseg predict new_images/ --model RUN --out masks/
 
 _SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ENOTDIR}
 """What a file system refuses whatever the program does: told in one line, as no bug of ours."""
+
+
+STANDS = {
+    "train": "finished folds stand, begun ones go on at their last checkpoint: run the same "
+    "command again",
+    "search": "finished trials stand, begun ones go on at their last checkpoint: run the same "
+    "command again",
+    "demo": "what is trained and segmented stands: run the same command again to go on",
+    "tune": "the run can be used as it was, and its folds stand: run the same command again",
+    "ensemble": "the members are as they were: run the same command again to join them anew",
+    **dict.fromkeys(
+        ("evaluate", "models", "info", "check"), "nothing was written: run the same command again"
+    ),
+    **dict.fromkeys(
+        ("submit", "import", "ledger", "eda"),
+        "the file that it writes is the old one or the new one: run the same command again",
+    ),
+    **dict.fromkeys(
+        ("convert", "clean"),
+        "files that are written are whole, but not all are there: run the same command again",
+    ),
+}
+"""What each command leaves that does not tell it by itself, as `fit` and `predict` do."""
 
 
 def _version(asked: bool) -> None:
@@ -98,10 +122,14 @@ def main() -> None:
     except SystemExit as end:
         stop = end.__context__ and end.__context__.__cause__
         if isinstance(stop, KeyboardInterrupt):  # else the command has told it
-            typer.echo(
-                "stopped; what is written is whole: run the same command again to go on", err=True
-            )
+            typer.echo(f"stopped; {_stands(sys.argv[1:])}", err=True)
         raise
+
+
+def _stands(words: Sequence[str]) -> str:
+    """What a command that was stopped leaves, and how to go on."""
+    name = next((word for word in words if word in STANDS), "")
+    return STANDS.get(name, "what is written is whole: run the same command again to go on")
 
 
 def _escaped(command: Any) -> Any:

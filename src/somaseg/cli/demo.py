@@ -39,7 +39,7 @@ def demo(
 
     data, new, masks = out / "data", out / "data" / "test", out / "masks"
     typer.echo(f"1. three kinds of synthetic cells; look at them with: somaseg data info {data}")
-    if not data.exists():
+    if not (data / "train.csv").exists():  # written last
         write_dataset(data, n_per_class=_IMAGES, n_test=1)
 
     typer.echo(f"2. train, score unseen folds, as: somaseg train {data} --out {out / 'run'}")
