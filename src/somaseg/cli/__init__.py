@@ -14,6 +14,7 @@ from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
 from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
+from somaseg.cli.export import export
 from somaseg.cli.fit import fit
 from somaseg.cli.import_ import import_
 from somaseg.cli.ledger import app as ledger_app
@@ -93,6 +94,7 @@ app.command()(search)
 app.command()(models)
 app.command()(ensemble)
 app.command("import")(import_)
+app.command()(export)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

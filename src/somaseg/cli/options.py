@@ -86,6 +86,25 @@ DeviceOption = Annotated[
 ]
 
 
+def _use_engine(name: str | None) -> str | None:
+    # As for the device.
+    if name is not None:
+        os.environ["SOMASEG_ENGINE"] = name
+    return name
+
+
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="What runs networks: torch, openvino (pip install 'somaseg[openvino]') or onnxruntime "
+        "('somaseg[onnx]'), both on the processor; without, what SOMASEG_ENGINE says, else torch.",
+        callback=_use_engine,
+        show_default=False,
+    ),
+]
+
+
 def load_sound(
     data: Path, format: str, images: Path | None, need_images: bool, skip_faulty: bool
 ) -> "Dataset":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from somaseg.cli.options import DeviceOption
+from somaseg.cli.options import DeviceOption, EngineOption
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -93,6 +93,7 @@ def predict(
         ),
     ] = None,
     device: DeviceOption = None,
+    engine: EngineOption = None,
 ) -> None:
     """Find the cells in micrographs.
 

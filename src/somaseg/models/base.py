@@ -1,7 +1,7 @@
 """What every family of models is: a config, class names, raw predictions, tensors for its file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -123,11 +123,39 @@ class Network(Model, nn.Module):
         label_stride: network pixels per pixel of the label planes that it learns from.
         label_margin: label pixels that its targets need around a crop.
         multiple: sides of a crop must be multiples of it.
+        engine: what runs in place of :meth:`core` in prediction; see
+            :func:`somaseg.models.engine.use_engine`.
     """
 
     label_stride: int = 1
     label_margin: int = 0
     multiple: int = 32
+    engine: Callable[[Tensor], Any] | None = None
+
+    def core(self) -> tuple[nn.Module, tuple[int, int, int, int]] | None:
+        """The part that another engine may run, and a shape of its images; by default none.
+
+        It makes of images (b, c, h, w) one tensor, or a list of them, with no other input.
+        """
+        return None
+
+    def outputs(self) -> list[str]:
+        """Say what :meth:`core` gives: of its maps each channel, of a list each tensor."""
+        return []
+
+    def run(self, image: Tensor) -> Any:
+        """Run :meth:`core` for prediction, or the engine in its place."""
+        if self.engine is not None:
+            return self.engine(image)
+        core = self.core()
+        assert core is not None
+        return core[0](image)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or back; weights that change are no longer those of the engine."""
+        if mode:
+            self.engine = None
+        return super().train(mode)
 
     def planes(self, instances: Instances) -> npt.NDArray[np.int32]:
         """Label planes (k, h, w) to learn from; by default overlapping cells kept whole."""

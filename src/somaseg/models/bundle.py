@@ -140,7 +140,14 @@ def write_bundle(path: str | Path, bundle: Bundle, half: bool = False) -> None:
                 rows = np.frombuffer(data, np.uint8).copy()
                 tensors[f"{m}.{f}.{PART}{name}"] = torch.from_numpy(rows)
     _check_finite(tensors, path, "train it again with a lower `training.rate`")
-    fields = {
+    text = json.dumps(bundle_fields(bundle))
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {KEY: text, CHECKSUM: checksum(text, tensors)})
+
+
+def bundle_fields(bundle: Bundle) -> dict[str, Any]:
+    """Return all that a model file says besides tensors, as JSON has it."""
+    return {
         "format": FORMAT,
         "members": [
             {
@@ -162,9 +169,6 @@ def write_bundle(path: str | Path, bundle: Bundle, half: bool = False) -> None:
         "rescorer": bundle.rescorer,
         "card": bundle.card,
     }
-    text = json.dumps(fields)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {KEY: text, CHECKSUM: checksum(text, tensors)})
 
 
 def read_bundle(path: str | Path) -> Bundle:

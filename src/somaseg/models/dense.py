@@ -1,20 +1,26 @@
 """What dense families share: running a network over a scaled image, and soft masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
-from torch import nn
+from torch import Tensor, nn
 
 from somaseg.instances import Instances
 from somaseg.models.base import Gray, Maps
 from somaseg.models.device import predicting
 
 
-def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> Maps:
+def run_scaled(
+    network: nn.Module,
+    gray: Gray,
+    scale: float,
+    multiple: int,
+    run: Callable[[Tensor], Tensor] | None = None,
+) -> Maps:
     """Run a network on an enlarged or reduced image; return its maps on the image's own pixels.
 
     Args:
@@ -22,6 +28,7 @@ def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> M
         gray: float32 (h, w).
         scale: network pixels per image pixel.
         multiple: the network's sides are padded, by mirroring, to multiples of it.
+        run: what runs in its place, if anything.
 
     Returns:
         float32 (c, h, w).
@@ -30,7 +37,8 @@ def run_scaled(network: nn.Module, gray: Gray, scale: float, multiple: int) -> M
     device = next(network.parameters()).device
     with predicting(device):
         tensor = torch.from_numpy(padded)[None, None].to(device)
-        out = network(tensor.to(memory_format=torch.channels_last))[0].float().cpu().numpy()
+        image = tensor.to(memory_format=torch.channels_last)
+        out = (run or network)(image)[0].float().cpu().numpy()
     # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
     rows, columns = out.shape[1] / padded.shape[0], out.shape[2] / padded.shape[1]
     return resize_maps(out, gray.shape, (height * rows, width * columns))

@@ -18,6 +18,7 @@ from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.models.base import Dense, Gray, Image, Maps, Model, Region
 from somaseg.models.device import choose_device, keep_memory
+from somaseg.models.engine import choose_engine, use_engine
 from somaseg.predict.stitch import stitch
 from somaseg.predict.tiles import Grid, network_unit
 from somaseg.predict.views import VIEWS
@@ -79,10 +80,11 @@ class Predictor(Finder):
         overlap: of neighbouring tiles; by default :func:`default_overlap`.
         fusion: how instances of members and views are fused (region families).
         device: where the networks run, as for :func:`somaseg.models.device.choose_device`.
+        engine: what runs them, as for :func:`somaseg.models.engine.choose_engine`.
 
     Raises:
-        SomasegError: no model, members of several families or classes, unknown views, or an
-            overlap that does not fit the tile.
+        SomasegError: no model, members of several families or classes, unknown views, an overlap
+            that does not fit the tile, or an engine that cannot run them.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Predictor(Finder):
         overlap: int | None = None,
         fusion: Fusion | None = None,
         device: str | None = None,
+        engine: str | None = None,
     ) -> None:
         if not models:
             raise SomasegError("no model to predict with")
@@ -111,8 +114,9 @@ class Predictor(Finder):
                     "join their predictions with `somaseg ensemble`"
                 )
         keep_memory()
-        place = choose_device(device)
+        place, self.engine = choose_device(device), choose_engine(engine)
         for model in models:
+            use_engine(model, self.engine, place)
             model.place(place)
         self.models, self.views, self.tile = list(models), VIEWS[views], tile
         self.overlap = default_overlap(models, tile) if overlap is None else overlap
@@ -185,6 +189,8 @@ class Predictor(Finder):
                 digest.update(data)
         fusion = self.fusion or Fusion()
         digest.update(repr((self.views, self.tile, self.overlap, fusion)).encode())
+        if self.engine != "torch":  # the last digits differ
+            digest.update(self.engine.encode())
         return digest.hexdigest()[:16]
 
 

@@ -51,12 +51,17 @@ class FlowModel(FlowNetwork):
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         return super().losses({**batch, "image": image})
 
+    def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
+        """The whole network."""
+        side = max(2 * self.multiple, 16)
+        return self.net, (1, 1, side, side)
+
     def maps(self, gray: Gray) -> Maps:
         """Flows in network units, cell logit, class logits: float32 (3 + classes, h, w)."""
         if isinstance(self.net, UNet):
-            return run_scaled(self.net, gray, self.scale, self.multiple)
+            return run_scaled(self.net, gray, self.scale, self.multiple, self.run)
         maps = run_tiled(
-            self.net,
+            self.run,
             gray,
             self.scale,
             tile=self.config.tile,

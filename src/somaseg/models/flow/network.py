@@ -85,6 +85,10 @@ class FlowNetwork(Dense, Network):
             losses["class"] = self.config.class_weight * total / known
         return losses
 
+    def outputs(self) -> list[str]:
+        """Flows, cell logit, and the logit of each class."""
+        return ["flow y, 5 = one pixel", "flow x, 5 = one pixel", "logit: cell", *self.names]
+
     def decode(self, maps: Maps) -> Instances:
         """Follow the flows of the pixels that may be cell."""
         config = self.config

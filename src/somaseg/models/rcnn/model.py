@@ -124,6 +124,15 @@ class RCNN(Region, Network):
 
     # Prediction.
 
+    def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
+        """Encoder and pyramid; what comes after depends on what is found."""
+        side = 2 * self.backbone.multiple
+        return self.backbone, (1, 3, side, side)
+
+    def outputs(self) -> list[str]:
+        """Levels of the pyramid."""
+        return [f"features at stride {stride}" for stride in self.backbone.strides]
+
     def find(self, gray: Gray) -> Instances:
         """Find the cells of a prepared image: soft, overlapping, best first, to ``score_floor``.
 
@@ -179,7 +188,7 @@ class RCNN(Region, Network):
         resized = cv2.resize(gray, (width, height), interpolation=interpolation)
         batch = self.stack([torch.from_numpy(resized)[None]])
         enlarged = torch.tensor([width / w, height / h] * 2, device=self.device)
-        return batch, self.backbone(batch.tensors), enlarged
+        return batch, self.run(batch.tensors), enlarged
 
     def _enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width in network pixels of an image of ``size`` pixels."""

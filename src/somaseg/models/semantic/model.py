@@ -108,9 +108,18 @@ class SemanticModel(Dense, Network):
             losses["class"] = self.config.class_weight * total / known
         return losses
 
+    def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
+        """The whole network."""
+        side = 2 * self.multiple
+        return self.net, (1, 1, side, side)
+
     def maps(self, gray: Gray) -> Maps:
         """Logits: float32 (channels + classes, h, w)."""
-        return run_scaled(self.net, gray, self.scale, self.net.multiple)
+        return run_scaled(self.net, gray, self.scale, self.multiple, self.run)
+
+    def outputs(self) -> list[str]:
+        """Logits of the targets and of the classes."""
+        return [*(f"logit: {name}" for name in self.channels), *self.names]
 
     def decode(self, maps: Maps) -> Instances:
         """Seeds and watershed where the network tells cells apart, else connected components."""
