@@ -76,6 +76,12 @@ def _borders(labels: np.ndarray) -> tuple:
 @njit(cache=True, nogil=True)
 def _normalise(labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
     h, w = labels.shape
+    # OpenCV's square roots differ in the last bit by where in memory the image lies; the squares
+    # are whole numbers. Without this the same training would end differently each time.
+    for y in range(h):
+        for x in range(w):
+            square = np.rint(np.float64(distance[y, x]) ** 2)
+            distance[y, x] = np.float32(np.sqrt(square))
     top = 0
     for y in range(h):
         for x in range(w):
