@@ -61,6 +61,7 @@ STANDS = {
         ("submit", "import", "ledger", "eda"),
         "the file that it writes is the old one or the new one: run the same command again",
     ),
+    "export": "exported files may be missing or cut off: run the same command again",
     **dict.fromkeys(
         ("convert", "clean"),
         "files that are written are whole, but not all are there: run the same command again",
