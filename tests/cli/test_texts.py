@@ -143,7 +143,7 @@ def test_a_stopped_command_says_what_stands(words, told, monkeypatch):
     def stopped(self, *_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("click.Command.invoke", stopped)
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", stopped)
     done = command_line(*words, check=False)
     assert done.returncode == 130
     (line,) = done.stderr.splitlines()
