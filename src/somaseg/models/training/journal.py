@@ -65,7 +65,7 @@ class Journal:
             SomasegError: a checkpoint that is truncated, or of another training.
         """
         self.path, self.settings, self.writes = folder / CHECKPOINT, settings, writes
-        self.loggers, self.progress = loggers if writes else None, progress
+        self.loggers, self.progress = (loggers, progress) if writes else (None, None)
         self.fields = settings.model_dump(mode="json")
         self.metrics = MetricsFile(folder / METRICS)
         self.losses: dict[str, float] = {}

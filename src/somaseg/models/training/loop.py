@@ -38,7 +38,9 @@ def train_network(
     """Train a network in place; at the end it holds the averaged weights.
 
     A checkpoint in ``folder`` is taken up where it stands: the steps that follow are the same
-    as without the interruption, because each crop depends on its number alone.
+    as without the interruption, because each crop depends on its number alone. Processes that
+    ``torchrun`` started train together: each takes its share of a step's crops, losses and
+    gradients are means over all, and the first alone writes and tells.
 
     Args:
         model: fresh, or with weights to start from.
@@ -67,7 +69,7 @@ def train_network(
         # By itself Accelerate takes the first GPU, or under torchrun one a process.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_cpu = device.type == "cpu" and gpu
+    on_cpu = device.type == "cpu" and (gpu or int(os.environ.get("WORLD_SIZE", "1")) > 1)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=_precision(settings, device))
     sampler = CropSampler(
         samples,
@@ -127,7 +129,8 @@ def train_network(
         since += 1
         done = step + 1
         if journal.logs_at(done):
-            means = {name: float(value) / since for name, value in sums.items()}
+            shared = accelerator.reduce(to_device(sums, accelerator.device), "mean")
+            means = {name: float(value) / since for name, value in shared.items()}
             if not math.isfinite(means["total"]):
                 raise SomasegError(
                     f"training {folder}: the loss is not finite at step {done}; "
