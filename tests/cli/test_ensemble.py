@@ -33,7 +33,7 @@ from somaseg.decide.tune import tune
 from somaseg.errors import SomasegError
 from somaseg.files import read_json, write_json
 from somaseg.instances import Instances
-from somaseg.models.bundle import load_model
+from somaseg.models.bundle import load_model, read_bundle
 from somaseg.models.config import ModelInfo
 from somaseg.models.registry import build_model, parse_config
 from somaseg.predict.load import load_segmenter
@@ -336,27 +336,37 @@ def test_maps_of_models_of_a_dense_family_are_averaged(place, models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("count", "options"),
     [
-        ["--method", "average"],
-        ["--method", "wbf", "--iou", "0.3", "--weights", "2,1"],
-        ["--method", "nmw", "--tta", "flips"],
+        (2, ["--method", "average"]),
+        (2, ["--method", "wbf", "--iou", "0.3", "--weights", "2,1"]),
+        (2, ["--method", "nmw", "--tta", "flips"]),
+        (1, ["--method", "soft-nms"]),
     ],
 )
-def test_an_ensemble_of_models_predicts_new_images(place, models, tmp_path, options):
+def test_an_ensemble_of_models_predicts_new_images(place, models, tmp_path, count, options):
     """Its folder is a model that finds the cells that were written with it."""
     test, out = place / "data" / "test", tmp_path / "out"
     keen = SettleSettings(score=0, mask_threshold=0.1, min_area=1)
     names = load_model(models[0]).names
     write_json(tmp_path / "keen.json", dump_settings(dict.fromkeys(names, keen)))
-    run(*models, "--images", test, "--settings", tmp_path / "keen.json", "-o", out, *options)
-    loaded, cells = load_segmenter(out), 0
+    members = []
+    for i, model in enumerate(models[:count]):  # called alike
+        members.append(tmp_path / str(i) / "model.safetensors")
+        members[-1].parent.mkdir()
+        shutil.copy(model, members[-1])
+    run(*members, "--images", test, "--settings", tmp_path / "keen.json", "-o", out, *options)
+    bundle = read_bundle(out / "model.safetensors")
+    assert len({member.name for member in bundle.members}) == len(bundle.members)
+    loaded, scores = load_segmenter(out), []
     for sample in load_dataset(test):
         found = loaded(sample.image())
-        cells += len(found)
         written = tifffile.imread(out / "labels" / f"{sample.id}.tif")
         assert np.array_equal(found.to_labels(), written)
-    assert cells
+        scores += found.scores.tolist()
+    assert scores
+    table = json.loads((out / "predictions.json").read_text())
+    assert sorted(entry["score"] for entry in table) == pytest.approx(sorted(scores))
     assert loaded.predictor.fingerprint() != load_segmenter(models[0]).predictor.fingerprint()
     # What has no model in it says what to do.
     (out / "model.safetensors").unlink()

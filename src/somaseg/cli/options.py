@@ -1,7 +1,7 @@
 """Options that several commands share: one name, one meaning, one help text."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,11 +67,18 @@ FoldViewsOption = Annotated[
 ]
 
 
-def _use_device(name: str | None) -> str | None:
-    # Checked where a network is placed: PyTorch takes seconds to import. Children inherit it.
-    if name is not None:
-        os.environ["SOMASEG_DEVICE"] = name
-    return name
+def _setting(variable: str) -> Callable[[str | None], str | None]:
+    """Leave an option in the environment, where children inherit it.
+
+    It is checked where a network is placed: PyTorch takes seconds to import.
+    """
+
+    def use(value: str | None) -> str | None:
+        if value is not None:
+            os.environ[variable] = value
+        return value
+
+    return use
 
 
 DeviceOption = Annotated[
@@ -80,17 +87,10 @@ DeviceOption = Annotated[
         "--device",
         help="Where networks run: auto (a CUDA GPU if there is one), cpu, cuda:N or mps; without, "
         "what SOMASEG_DEVICE says, else auto.",
-        callback=_use_device,
+        callback=_setting("SOMASEG_DEVICE"),
         show_default=False,
     ),
 ]
-
-
-def _use_engine(name: str | None) -> str | None:
-    # As for the device.
-    if name is not None:
-        os.environ["SOMASEG_ENGINE"] = name
-    return name
 
 
 EngineOption = Annotated[
@@ -99,7 +99,7 @@ EngineOption = Annotated[
         "--engine",
         help="What runs networks: torch, openvino (pip install 'somaseg[openvino]') or onnxruntime "
         "('somaseg[onnx]'), both on the processor; without, what SOMASEG_ENGINE says, else torch.",
-        callback=_use_engine,
+        callback=_setting("SOMASEG_ENGINE"),
         show_default=False,
     ),
 ]

@@ -37,11 +37,14 @@ def bundle_of(
         if set(parts[0].models[0].names) != set(settings):
             return None, f"no model.safetensors: {member.path} knows other classes than the data"
         name = member.path.resolve().stem
+        if name in {other.name for other in members}:
+            name = f"{name}-{len(members)}"
         members.append(replace(parts[0], name=name, weight=weight, views=views or parts[0].views))
     if joined.of_maps:
         models = tuple(model for member in members for model in member.models)
         members = [BundleMember("average", 1.0, views or "none", models)]
     fields = joined.fusion.model_dump(mode="json", exclude_defaults=True)
-    method = None if len(members) == 1 else fields | {"method": joined.fusion.method}
+    # One member alone is joined with itself: soft-NMS, for one, changes its scores.
+    method = None if joined.of_maps else fields | {"method": joined.fusion.method}
     card = {"members": [str(member.path) for member in joined.members]}
     return Bundle(tuple(members), method, dump_settings(settings), card=card), ""
