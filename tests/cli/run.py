@@ -4,11 +4,14 @@ import contextlib
 import io
 import resource
 import sys
+import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from typing import NamedTuple
 from unittest.mock import patch
 
 from somaseg.cli import main
+from somaseg.errors import SomasegError
 
 
 class Done(NamedTuple):
@@ -19,10 +22,44 @@ class Done(NamedTuple):
     stderr: str
 
 
-def somaseg(*arguments, check=True) -> Done:
+def execute_here(tasks, jobs, report, module="somaseg.runs.tasks", *, of=0):
+    """What :func:`somaseg.runs.execute.execute` does, one after the other in this process."""
+    place = import_module(module)
+    for name, arguments in tasks:
+        failed = []
+
+        def work_on(work, name=name, failed=failed):
+            try:
+                work(lambda event: report(name, event))
+            except SomasegError as error:
+                failed.append(f"{name}: {error}")
+                report(name, {"error": str(error)})
+            return 2 if failed else 0
+
+        with warnings.catch_warnings(), patch.object(place, "as_task", work_on):
+            warnings.showwarning = lambda message, *_, name=name: report(
+                name, {"note": str(message)}
+            )
+            report(name, {"ended": place.main(list(arguments))})
+        if failed:
+            raise SomasegError(failed[0])
+
+
+@contextlib.contextmanager
+def tasks_here(command: str) -> Iterator[None]:
+    """Train in this process what a command would train in one for each fold."""
+    modules = {"search": ["search"], "train": ["cross_validate"], "fit": ["cross_validate"]}
+    with contextlib.ExitStack() as stack:
+        for name in modules.get(command, ()):
+            stack.enter_context(patch(f"somaseg.runs.{name}.execute", execute_here))
+        yield
+
+
+def somaseg(*arguments, check=True, processes=False) -> Done:
     """Run ``somaseg ARGUMENTS``: what is printed, and the exit code; ``check`` wants that to be 0.
 
-    A bug of ours raises, as it would show its traceback in the shell.
+    A bug of ours raises, as it would show its traceback in the shell. Folds are trained in this
+    process, too, unless ``processes`` are what is tested.
     """
     # Terminals have an encoding, which the command line may change.
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
@@ -31,6 +68,7 @@ def somaseg(*arguments, check=True) -> Done:
         patch.object(sys, "argv", ["somaseg", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        contextlib.nullcontext() if processes else tasks_here(str(arguments[0])),
     ):
         try:
             main()

@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from somaseg.errors import SomasegError
 from somaseg.models.registry import build_model, parse_config
@@ -164,3 +165,8 @@ def test_start_from_other_classes(tmp_path):
     other = build_model(parse_config({**CONFIG, "encoder": "resnet18"}), teacher.info)
     with pytest.raises(SomasegError, match=r"teacher\.safetensors: only .* tensors fit"):
         start_from(other, tmp_path / "teacher.safetensors")
+
+
+def test_no_is_a_precision_in_yaml_too():
+    settings = TrainSettings.model_validate(yaml.safe_load("precision: no"))
+    assert settings.precision == "no"

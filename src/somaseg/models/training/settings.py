@@ -1,8 +1,8 @@
 """Settings of a training."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from somaseg.data.augment_settings import AugmentSettings
 
@@ -34,3 +34,8 @@ class TrainSettings(BaseModel):
     log_every: int = Field(20, ge=1, description="steps between lines of metrics.csv")
     seed: int = 0
     augment: AugmentSettings = AugmentSettings()
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of an unquoted `no`
