@@ -2,8 +2,9 @@
 
 A page runs in a folder of its own in which small synthetic data stand for DATA, my_images/ and the
 like, and one tiny fit for every run. Commands run in this process. Those that train (`LONG`) are
-parsed with all their options, and then leave what that fit left; `pip install` is held against the
-extras. A block that cannot run has the line ``<!-- not run: REASON -->`` above it.
+parsed with all their options, and then leave what that fit left; a file of a cluster is read, and
+done without; `pip install` is held against the extras. A block that cannot run has the line
+``<!-- not run: REASON -->`` above it.
 """
 
 import os
@@ -26,6 +27,7 @@ import somaseg.cli
 from somaseg.data.synthetic import make_image, write_dataset
 from somaseg.models.registry import load_preset
 from somaseg.predict.store import load_predictions, save_predictions
+from somaseg.runs.queues import read_needs
 from somaseg.runs.run import Run
 from tests.decide.test_rescore import blind
 
@@ -171,6 +173,10 @@ def shell(text, fitted):
         words = shlex.split(statement, comments=True)
         if words[0] == "somaseg":
             arguments = [x for word in words[1:] for x in expanded(word)]
+            if "--cluster" in arguments:
+                at = arguments.index("--cluster")
+                read_needs(arguments[at + 1])
+                del arguments[at : at + 2]
             if arguments[0] in LONG and "--resume" not in arguments:
                 leave(arguments, fitted)
             else:

@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     ANNOTATED,
     AUTO,
     ClassWeightsOption,
+    ClusterOption,
     DeviceOption,
     FormatOption,
     ImagesOption,
@@ -73,13 +74,18 @@ def fit(
     ] = False,
     weights: ClassWeightsOption = None,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Trainings side by side; 0: one a core, one a GPU.")
+        int,
+        typer.Option(
+            min=0,
+            help="Trainings side by side; 0: one a core, one a GPU; of a cluster, all it has.",
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of folds and training.")] = 0,
     format: FormatOption = AUTO,
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Plan, cross-validate several families, tune, ensemble, score: all in one go.
 
@@ -92,6 +98,7 @@ def fit(
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights
     from somaseg.folders import PLAN
+    from somaseg.runs.execute import executor
     from somaseg.runs.fit import fit_data, make_ready
 
     if resume or plan_file:
@@ -110,13 +117,15 @@ def fit(
         "skip_faulty": skip_faulty,
         "tell": typer.echo,
     }
-    if plan_only:
-        make_ready(data, out, **asked)  # type: ignore[arg-type]
-        typer.echo(f"{out / PLAN}: edit it, then run `somaseg fit --resume --out {out}`")
-        return
     try:
-        with FoldBars() as report:
-            fitted = fit_data(data, out, report=report, **asked)  # type: ignore[arg-type]
+        with executor(cluster, out, (data, images, pretrain)) as found:
+            asked["room"] = found.jobs if found.cluster else 0
+            if plan_only:
+                make_ready(data, out, **asked)  # type: ignore[arg-type]
+                typer.echo(f"{out / PLAN}: edit it, then run `somaseg fit --resume --out {out}`")
+                return
+            with FoldBars() as report:
+                fitted = fit_data(data, out, report=report, execute=found.execute, **asked)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: somaseg fit --resume --out {out}", err=True)
         raise typer.Exit(130) from None

@@ -93,6 +93,18 @@ DeviceOption = Annotated[
 ]
 
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS|FILE",
+        help="Run the tasks on a Dask cluster: the address of its scheduler (tcp://HOST:8786), or "
+        "a YAML file of a SLURM, PBS, LSF or SGE queue; pip install 'somaseg[cluster]'.",
+        show_default=False,
+    ),
+]
+
+
 EngineOption = Annotated[
     str | None,
     typer.Option(

@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
+    ClusterOption,
     DeviceOption,
     FoldsOption,
     FoldViewsOption,
@@ -42,7 +43,10 @@ def search(
     ] = "flow_lite",
     folds: FoldsOption = 3,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Trials at a time; 0: one a core, one a GPU.")
+        int,
+        typer.Option(
+            min=0, help="Trials at a time; 0: one a core, one a GPU; of a cluster, all it has."
+        ),
     ] = 0,
     steps: StepsOption = None,
     start_from: FromOption = None,
@@ -60,6 +64,7 @@ def search(
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Search the settings that score best out of fold; each trial is an ordinary run.
 
@@ -70,7 +75,7 @@ def search(
     """
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights
-    from somaseg.runs.execute import default_jobs
+    from somaseg.runs.execute import executor
     from somaseg.runs.run import RunConfig
     from somaseg.runs.search import Search, SearchConfig, run_search
     from somaseg.runs.space import read_space
@@ -91,9 +96,9 @@ def search(
         seed=seed,
         prune=prune,
     )
-    opened = Search.create(out, config)
-    with FoldBars() as report:
-        run_search(opened, trials, jobs or default_jobs(), report)
+    with executor(cluster, out, (data, images, start_from)) as found, FoldBars() as report:
+        opened = Search.create(out, config)
+        run_search(opened, trials, jobs or found.jobs, report, found.execute)
     _print(opened)
 
 

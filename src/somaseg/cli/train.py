@@ -9,6 +9,7 @@ from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
     ClassWeightsOption,
+    ClusterOption,
     DeviceOption,
     FoldsOption,
     FoldViewsOption,
@@ -45,7 +46,10 @@ def train(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Folds at a time; 0: one a core, one a GPU.")
+        int,
+        typer.Option(
+            min=0, help="Folds at a time; 0: one a core, one a GPU; of a cluster, all it has."
+        ),
     ] = 0,
     steps: StepsOption = None,
     settings: Annotated[
@@ -79,6 +83,7 @@ def train(
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
     device: DeviceOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Cross-validate a model on annotated images, and score it on images it has not seen.
 
@@ -88,7 +93,7 @@ def train(
     from somaseg.cli.progress import FoldBars
     from somaseg.cli.scores import parse_weights, print_run_scores
     from somaseg.runs.cross_validate import train_run
-    from somaseg.runs.execute import default_jobs
+    from somaseg.runs.execute import executor
     from somaseg.runs.run import RunConfig
     from somaseg.runs.sources import DataConfig
 
@@ -107,12 +112,14 @@ def train(
         views=views,
         log=tuple(log or ["tensorboard"]),
     )
-    with FoldBars() as report:
+    reads = (data, images, train_on, start_from)
+    with executor(cluster, out, reads) as found, FoldBars() as report:
         run, scores = train_run(
-            *(out, config, jobs or default_jobs(), report),
+            *(out, config, jobs or found.jobs, report),
             refit=refit,
             only=fold,
             weights=class_weights,
+            execute=found.execute,
         )
     print_run_scores(scores, str(run.folder))
     took = run.scores()["training"]

@@ -11,7 +11,7 @@ from somaseg.errors import SomasegError
 from somaseg.files import read_json, remove_folder
 from somaseg.folders import MODEL, SETTLE, hold
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
-from somaseg.runs.execute import Report, execute
+from somaseg.runs.execute import Execute, Report, execute
 from somaseg.runs.machine import check_disk
 from somaseg.runs.recorded import is_number
 from somaseg.runs.run import Run, RunConfig
@@ -28,6 +28,7 @@ def train_run(
     refit: bool = False,
     only: Sequence[int] | None = None,
     weights: Mapping[str, float] | None = None,
+    execute: Execute = execute,
 ) -> tuple[Run, Decision]:
     """Cross-validate a model, tune and score it: what `somaseg train` does.
 
@@ -39,6 +40,7 @@ def train_run(
         refit: also train on all images, for predicting new ones.
         only: these folds alone.
         weights: weight of each class for a weighted score.
+        execute: runs the tasks; by default on this machine.
 
     Raises:
         SomasegError: a folder that holds something else or that another process writes to, data
@@ -46,7 +48,7 @@ def train_run(
     """
     with hold(out):
         run = Run.create(out, config)
-        cross_validate(run, jobs, report, refit, only)
+        cross_validate(run, jobs, report, refit, only, execute)
         return run, score_run(run, run.dataset(), weights)
 
 
@@ -56,6 +58,7 @@ def cross_validate(
     report: Report,
     refit: bool = False,
     only: Sequence[int] | None = None,
+    execute: Execute = execute,
 ) -> None:
     """Train and predict every fold that is not finished; at will, also a model of all images.
 
@@ -65,6 +68,7 @@ def cross_validate(
         report: told what the tasks tell.
         refit: also train on all images, for predicting new ones.
         only: these folds alone, for a quick look or a comparison that need not be of all images.
+        execute: runs the tasks; by default on this machine.
 
     Raises:
         SomasegError: the run has no such fold, or a task failed.
@@ -75,16 +79,23 @@ def cross_validate(
             raise SomasegError(f"fold {fold}: {run.folder} has folds 0 to {run.config.folds - 1}")
     folds: list[int | None] = [*chosen, *([None] if refit else [])]
     with hold(run.folder):
-        train_parts([(run.part(fold).name, run, fold) for fold in folds], jobs, report)
+        parts = [(run.part(fold).name, run, fold) for fold in folds]
+        train_parts(parts, jobs, report, execute)
 
 
-def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report: Report) -> None:
+def train_parts(
+    parts: Sequence[tuple[str, Run, int | None]],
+    jobs: int,
+    report: Report,
+    execute: Execute = execute,
+) -> None:
     """Train folds, of one run or several, that are not finished.
 
     Args:
         parts: what a fold is called in reports, its run, its number (none: all images).
         jobs: folds at a time.
         report: told what the tasks tell.
+        execute: runs the tasks; by default on this machine.
 
     Raises:
         SomasegError: the disk is too small, or a task failed.
@@ -93,7 +104,7 @@ def train_parts(parts: Sequence[tuple[str, Run, int | None]], jobs: int, report:
     if left:
         check_disk([(run, fold) for _, run, fold in left], jobs)
         tasks = [
-            (name, [str(run.folder), "all" if fold is None else str(fold)])
+            (name, [str(run.folder.resolve()), "all" if fold is None else str(fold)])
             for name, run, fold in left
         ]
         execute(tasks, jobs, report, of=len(parts))

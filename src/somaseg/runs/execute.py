@@ -1,31 +1,87 @@
-"""Run tasks as local processes, some at a time."""
+"""Run tasks, some at a time: as local processes, or on a cluster in the same way."""
 
 import contextlib
-import json
 import os
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 from somaseg.errors import SomasegError
 from somaseg.models.training.loop import default_threads
-from somaseg.runs.tasks import WATCHED
+from somaseg.runs.child import THREADS, follow, start
 
 Report = Callable[[str, dict[str, Any]], None]
 """Called as ``report(task name, event)``; events are those of the task, and ``{"ended": code}``."""
+
+TASKS = "somaseg.runs.tasks"
+
+
+class Execute(Protocol):
+    """Runs tasks until all have ended, wherever; :func:`execute` does it here."""
+
+    def __call__(
+        self,
+        tasks: Sequence[tuple[str, Sequence[str]]],
+        jobs: int,
+        report: Report,
+        module: str = TASKS,
+        *,
+        of: int = 0,
+    ) -> None:
+        """As :func:`execute`."""
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where tasks run.
+
+    Attributes:
+        execute: runs them.
+        jobs: tasks at a time that there is room for.
+        cluster: whether that is on other machines.
+    """
+
+    execute: Execute
+    jobs: int
+    cluster: bool = False
+
+
+@contextlib.contextmanager
+def executor(
+    cluster: str | None, out: str | Path, reads: Sequence[str | Path | None] = ()
+) -> Iterator[Executor]:
+    """Give what runs tasks; a cluster is looked at before anything starts.
+
+    Args:
+        cluster: none for this machine; the address of a Dask scheduler, or a YAML file of a
+            cluster (:mod:`somaseg.runs.queues`).
+        out: folder that the tasks write to; it is made for a cluster, whose workers must see it.
+        reads: files and folders that workers must see, too.
+
+    Raises:
+        SomasegError: the cluster cannot be used; it is said why.
+    """
+    if cluster is None:
+        yield Executor(execute, default_jobs())
+        return
+    from somaseg.runs.cluster import connected
+
+    with connected(cluster, Path(out), [Path(path) for path in reads if path is not None]) as found:
+        yield Executor(found.execute, found.jobs, cluster=True)
 
 
 def execute(
     tasks: Sequence[tuple[str, Sequence[str]]],
     jobs: int,
     report: Report,
-    module: str = "somaseg.runs.tasks",
+    module: str = TASKS,
     *,
     of: int = 0,
 ) -> None:
-    """Run tasks, ``jobs`` at a time, until all have ended.
+    """Run tasks as local processes, ``jobs`` at a time, until all have ended.
 
     Args:
         tasks: name and arguments of ``python -m MODULE``.
@@ -38,13 +94,11 @@ def execute(
         SomasegError: a task failed; the others that were running have been let finish.
         KeyboardInterrupt: the running tasks have been stopped.
     """
-    environment = dict(os.environ) | {WATCHED: "1"}
     # Never by how many tasks are left: with other threads, sums of floats are added in another
     # order, and a training that is taken up would end in other weights.
     threads = str(default_threads(min(jobs, max(of, len(tasks))) or 1))
     # Two processes with two threads each on two cores are many times slower than with one each.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        environment.setdefault(name, threads)
+    environment = {name: os.environ.get(name, threads) for name in THREADS}
     gpus = free_gpus(jobs)
     waiting = list(tasks)
     running: list[subprocess.Popen[str]] = []
@@ -64,16 +118,9 @@ def execute(
                     return
                 name, arguments = waiting.pop(0)
                 gpu = gpus.pop(0) if gpus else {}
-                process = subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments],
-                    stdin=subprocess.PIPE,  # closed by the system when this process is killed
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=environment | gpu,
-                )
+                process = start(module, arguments, environment | gpu)
                 running.append(process)
-            _follow(process, lambda event, name=name: tell(name, event))  # type: ignore[misc]
+            follow(process, lambda event, name=name: tell(name, event))  # type: ignore[misc]
             with lock:
                 gpus.extend([gpu] if gpu else [])
 
@@ -96,33 +143,6 @@ def execute(
         raise
     if failures:
         raise SomasegError("; ".join(failures))
-
-
-def _follow(process: "subprocess.Popen[str]", tell: Callable[[dict[str, Any]], None]) -> None:
-    """Pass on a task's events until it ends."""
-    errors: list[str] = []
-    assert process.stdout is not None
-    assert process.stderr is not None
-    stderr = process.stderr
-    # Both pipes are read at once: a full one would stop the task.
-    reader = threading.Thread(target=lambda: errors.extend(stderr), daemon=True)
-    reader.start()
-    told = False
-    for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a library's own print
-        told |= "error" in event
-        tell(event)
-    code = process.wait()
-    reader.join()
-    if code and not told:
-        reason = next((x.strip() for x in reversed(errors) if x.strip()), f"exit code {code}")
-        if code < 0:
-            reason = f"was stopped by signal {-code} (out of memory?); run the same command again"
-        tell({"error": reason})
-    tell({"ended": code})
 
 
 def default_jobs() -> int:

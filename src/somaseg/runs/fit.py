@@ -29,7 +29,7 @@ from somaseg.files import is_there, write_json, write_text
 from somaseg.folders import CHOICE, PLAN, SCORES, hold
 from somaseg.models.registry import Preset
 from somaseg.runs.cross_validate import leave_model, score_run, train_parts
-from somaseg.runs.execute import Report
+from somaseg.runs.execute import Execute, Report, execute
 from somaseg.runs.outcome import write_outcome
 from somaseg.runs.plan import Plan, PlannedMember, parse_duration, plan_for, read_plan, write_plan
 from somaseg.runs.run import Run, RunConfig
@@ -60,6 +60,7 @@ def fit_data(
     resume: bool = False,
     report: Report = lambda name, event: None,
     tell: Callable[[str], None] = lambda line: None,
+    execute: Execute = execute,
     **planned: Any,
 ) -> Fitted:
     """Plan, cross-validate several families, tune, ensemble and score: what `somaseg fit` does.
@@ -72,6 +73,7 @@ def fit_data(
         resume: go on with the plan that stands in ``out``.
         report: called as ``report(task, event)`` with what the trainings tell.
         tell: called with lines on what is decided and found.
+        execute: runs the trainings; by default on this machine.
         planned: what else decides a fresh plan; see :func:`make_ready`.
 
     Returns:
@@ -89,7 +91,7 @@ def fit_data(
             tell(f"left out: {fault}")
         oddities = f"{len(found.faults)} oddities ({out}/faults.json)"
         tell(f"{ready.data.path}: {found.dataset!r}; {oddities}")
-        fitted = fit(out, ready, report)
+        fitted = fit(out, ready, report, execute)
         write_outcome(out, ready, fitted)
     return fitted
 
@@ -109,6 +111,7 @@ def make_ready(
     format: str = "auto",
     images: str | Path | None = None,
     skip_faulty: bool = False,
+    room: int = 0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Read the plan that is meant, or make one; leave it in the folder.
@@ -123,6 +126,7 @@ def make_ready(
         format: of the data; ``auto`` looks what is there.
         images: folder of the images, if they lie elsewhere.
         skip_faulty: learn from the sound part of the data, and of those to train on first.
+        room: trainings side by side that a cluster has room for; 0: this machine trains.
 
     Raises:
         SomasegError: nothing to resume, a plan of other data, or one that stands already.
@@ -162,6 +166,7 @@ def make_ready(
         weights=weights,
         pretrain=None if pretrain is None else DataConfig.at(pretrain, skip_faulty=skip_faulty),
         refit=refit,
+        room=room,
         tell=tell,
     )
     write_plan(stands, made)
@@ -191,13 +196,14 @@ def check_data(folder: Path, data: DataConfig) -> Audit:
     return found
 
 
-def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
+def fit(folder: str | Path, plan: Plan, report: Report, execute: Execute = execute) -> Fitted:
     """Carry out a plan; what is done already stays.
 
     Args:
         folder: of the whole experiment.
         plan: what to do.
         report: told what the trainings tell.
+        execute: runs the trainings; by default on this machine.
 
     Raises:
         SomasegError: a training failed, the disk is too small, or the folder holds another plan's
@@ -205,13 +211,13 @@ def fit(folder: str | Path, plan: Plan, report: Report) -> Fitted:
     """
     folder = Path(folder)
     with hold(folder):
-        return _carry_out(folder, plan, report)
+        return _carry_out(folder, plan, report, execute)
 
 
-def _carry_out(folder: Path, plan: Plan, report: Report) -> Fitted:
+def _carry_out(folder: Path, plan: Plan, report: Report, execute: Execute) -> Fitted:
     if plan.pretrain is not None:
         first = [_run(folder, plan, member, plan.pretrain) for member in plan.members]
-        _train([(run, None) for run in first], plan.jobs, report)
+        _train([(run, None) for run in first], plan.jobs, report, execute)
     runs = {member.name: _run(folder, plan, member) for member in plan.members}
     tasks: list[tuple[Run, int | None]] = [
         # Fold after fold, so that a first score of all members is there early.
@@ -219,11 +225,11 @@ def _carry_out(folder: Path, plan: Plan, report: Report) -> Fitted:
         for fold in range(plan.folds)
         for run in runs.values()
     ]
-    _train(tasks, plan.jobs, report)
+    _train(tasks, plan.jobs, report, execute)
     fitted = join_members(folder, plan, runs)
     if plan.refit:
         chosen = [runs[name] for name in fitted.chosen.choice.member_weights]
-        _train([(run, None) for run in chosen], plan.jobs, report)
+        _train([(run, None) for run in chosen], plan.jobs, report, execute)
         for run in chosen:
             leave_model(run)
     return fitted
@@ -271,9 +277,11 @@ def _run(
     return Run.create(place, config)
 
 
-def _train(parts: list[tuple[Run, int | None]], jobs: int, report: Report) -> None:
+def _train(
+    parts: list[tuple[Run, int | None]], jobs: int, report: Report, execute: Execute
+) -> None:
     named = [(f"{run.folder.name} {run.part(fold).name}", run, fold) for run, fold in parts]
-    train_parts(named, jobs, report)
+    train_parts(named, jobs, report, execute)
 
 
 def _described(chosen: Decision) -> str:

@@ -101,6 +101,7 @@ def plan_for(
     weights: Mapping[str, float] | None = None,
     pretrain: DataConfig | None = None,
     refit: bool = False,
+    room: int = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Planned:
     """Look at the data, measure the machine, and decide everything; see :func:`make_plan`.
@@ -113,6 +114,7 @@ def plan_for(
         weights: weight of each class in the score.
         pretrain: images to train on first.
         refit: train the chosen members on all images at the end.
+        room: trainings side by side on a cluster, as fast as on a processor here; 0: on none.
         tell: told what is being done.
 
     Raises:
@@ -123,7 +125,7 @@ def plan_for(
         check_weights(weights, dataset.names)
     if pretrain is not None:
         load_annotated(pretrain)  # what is wrong with it is told now, not after the planning
-    hardware = find_hardware()
+    hardware = Hardware(room, memory=0) if room else find_hardware()
     if jobs and not hardware.gpus:
         hardware = replace(hardware, cores=jobs)
     threads = default_threads(hardware.jobs)

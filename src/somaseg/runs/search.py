@@ -29,7 +29,7 @@ from somaseg.files import DAMAGE, CannotWrite, atomic_path, read_yaml, write_tex
 from somaseg.folders import MODEL, clear_leftovers, hold, is_ours
 from somaseg.models.registry import Preset, parse_config, validate
 from somaseg.runs.cross_validate import score_run
-from somaseg.runs.execute import Report, execute
+from somaseg.runs.execute import Execute, Report, execute
 from somaseg.runs.machine import check_disk
 from somaseg.runs.run import Run, RunConfig, changed
 from somaseg.runs.space import Dimension
@@ -300,7 +300,9 @@ class Search:
             yield
 
 
-def run_search(search: Search, trials: int, jobs: int, report: Report) -> None:
+def run_search(
+    search: Search, trials: int, jobs: int, report: Report, execute: Execute = execute
+) -> None:
     """Run trials in ``jobs`` processes until there are ``trials`` in all.
 
     Args:
@@ -308,6 +310,7 @@ def run_search(search: Search, trials: int, jobs: int, report: Report) -> None:
         trials: number in all, over all sittings.
         jobs: trials at a time.
         report: told what the workers tell.
+        execute: runs the processes; by default on this machine.
 
     Raises:
         SomasegError: a worker failed.
@@ -316,7 +319,8 @@ def run_search(search: Search, trials: int, jobs: int, report: Report) -> None:
 
     states = [one.state for one in search.study().get_trials(deepcopy=False)]
     left = trials - sum(state != TrialState.RUNNING for state in states)
-    workers = [(f"worker {k}", [str(search.folder), str(trials)]) for k in range(min(jobs, left))]
+    words = [str(search.folder.resolve()), str(trials)]
+    workers = [(f"worker {k}", words) for k in range(min(jobs, left))]
     if workers:
         execute(workers, jobs, report, "somaseg.runs.search", of=trials)
 

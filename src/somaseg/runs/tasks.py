@@ -17,12 +17,10 @@ from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_json
 from somaseg.folders import hold
+from somaseg.runs.child import WATCHED
 from somaseg.runs.run import Run
 
 Report = Callable[[dict[str, Any]], None]
-
-WATCHED = "SOMASEG_STDIN_IS_PARENT"
-"""Set in the environment of a task that ends when its standard input does."""
 
 
 def run_fold(run: Run, fold: int | None, report: Report) -> None:

@@ -1,0 +1,355 @@
+"""Tasks on a Dask cluster: a real scheduler and two real workers, killed and restarted."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from somaseg.data.synthetic import write_dataset
+from somaseg.errors import SomasegError
+from somaseg.runs import cluster as module
+from somaseg.runs.cluster import connected
+from somaseg.runs.execute import execute, executor
+from somaseg.runs.queues import read_needs
+from tests.cli.run import somaseg
+from tests.test_house import SOURCE
+
+Client = pytest.importorskip("distributed").Client
+
+MODEL = {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16, "pretrained": "none"}
+TRAINING = {"steps": 8, "batch": 1, "crop": 64, "log_every": 1, "checkpoint_minutes": 0.0001}
+TASK = """
+import json, os, sys, time
+what, path = sys.argv[1:]
+print(json.dumps({"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}), flush=True)
+for step in range(200 if what == "long" else 3):
+    print(json.dumps({"stage": "train", "done": step, "total": 600}), flush=True)
+    time.sleep(0.05)
+if what == "fail":
+    print(json.dumps({"error": "no such image"}), flush=True)
+    sys.exit(2)
+if what == "once":  # the worker dies under the first one alone
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getppid(), 9)
+        time.sleep(60)
+with open(path, "a") as file:
+    file.write(what)
+"""
+
+
+class Place:
+    """A scheduler at an address that stays, and its workers."""
+
+    def __init__(self, folder):
+        self.folder, self.processes = folder, []
+        (folder / "task_of_a_test.py").write_text(TASK)
+        self.port = 0
+        self.start()
+
+    def dask(self, *words):
+        log = (self.folder / f"{words[0]}.log").open("a")
+        path = os.pathsep.join([str(self.folder), *filter(None, sys.path)])
+        self.processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        )
+
+    def start(self):
+        told = self.folder / "scheduler.json"
+        told.unlink(missing_ok=True)
+        here = ("--host", "127.0.0.1")
+        self.dask("scheduler", *here, "--port", self.port, "--scheduler-file", told)
+        wait_for(lambda: told.exists() and told.read_text().endswith("}"))
+        self.address = json.loads(told.read_text())["address"]
+        self.port = int(self.address.rpartition(":")[2])
+        for _ in range(2):
+            self.dask(
+                "worker", self.address, *here, "--nthreads", 1, "--local-directory", "scratch"
+            )
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(2)
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self.processes = []
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Place(tmp_path_factory.mktemp("cluster"))
+    data = write_dataset(place.folder / "data", n_per_class=1, size=(64, 64), n_test=1)
+    plan = {
+        "data": {"path": str(data)},
+        "folds": 2,
+        "jobs": 2,
+        "members": [{"name": "one", "model": MODEL, "training": TRAINING}],
+    }
+    (place.folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    yield place
+    place.stop()
+
+
+@pytest.fixture(scope="module")
+def local(place):
+    somaseg("fit", "--plan", place.folder / "plan.yaml", "--out", place.folder / "local")
+    return place.folder / "local"
+
+
+def run(place, out, *tasks, jobs=2, report=lambda *_: None):
+    with connected(place.address, out, []) as cluster:
+        assert cluster.jobs == 2
+        cluster.execute([(w, [w, str(out / w)]) for w in tasks], jobs, report, "task_of_a_test")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+
+
+def training(out):
+    """Process that trains a fold, once it has a checkpoint."""
+
+    def look():
+        for checkpoint in out.glob("members/one/fold*/checkpoint.safetensors"):
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads((checkpoint.parent / ".holder.json").read_text())["pid"]
+        return None
+
+    return wait_for(look)
+
+
+def same(one, other):
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in (one, other)]
+    for found in scores:
+        for member in found["members"].values():
+            del member["training"]  # the time it took
+    assert scores[0] == scores[1]
+    models = sorted(one.glob("members/*/fold*/model.safetensors"))
+    assert len(models) == 2
+    for path in models:
+        tensors, others = load_file(path), load_file(other / path.relative_to(one))
+        assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_tasks_tell_as_they_go_and_leave_their_files(place, tmp_path):
+    told = []
+    run(place, tmp_path / "out", "a", "b", "c", report=lambda *event: told.append(event))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+    for name in "abc":
+        events = [event for task, event in told if task == name]
+        assert "began" in events[0]
+        assert events[1]["threads"] == "1"
+        assert any(event.get("stage") == "train" for event in events)
+        assert events[-1] == {"ended": 0}
+    assert len({event["began"] for _, event in told if "began" in event}) == 2
+
+
+def test_a_task_that_fails_is_told_in_one_line(place, tmp_path):
+    with pytest.raises(SomasegError, match=r"^fail: no such image$"):
+        run(place, tmp_path, "fail", "late", jobs=1)
+    assert not (tmp_path / "late").exists()
+
+
+def test_ctrl_c_ends_the_processes_on_the_workers(place, tmp_path):
+    pids = []
+
+    def report(name, event):
+        if "pid" in event:
+            pids.append(event["pid"])
+            if len(pids) == 2:
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    tasks = [(name, ["long", str(tmp_path / name)]) for name in "ab"]
+    with pytest.raises(KeyboardInterrupt), connected(place.address, tmp_path, []) as cluster:
+        cluster.execute(tasks, 2, report, "task_of_a_test")
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_whose_worker_dies_is_done_by_another(place, tmp_path):
+    told = []
+    run(place, tmp_path, "once", report=lambda *event: told.append(event))
+    assert sum("began" in event for _, event in told) == 2
+    assert (tmp_path / "once").read_text() == "once"
+
+
+def test_a_fit_loses_nothing_with_a_worker_that_is_killed(place, local):
+    """Its scores, and its weights to the bit, are those of the fit on this machine."""
+    out = place.folder / "killed"
+    killed = []
+
+    def kill():
+        task = training(out)
+        killed.append(parent(task))
+        os.kill(killed[0], signal.SIGKILL)
+        wait_for(lambda: not alive(task), 5)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    plan = place.folder / "plan.yaml"
+    somaseg("fit", "--plan", plan, "--out", out, "--cluster", place.address)
+    thread.join()
+    assert killed
+    assert killed[0] != os.getpid()
+    same(local, out)
+    assert not list(out.glob(".cluster-*"))
+
+
+def test_a_scheduler_that_is_restarted_loses_nothing(place, local):
+    out = place.folder / "restarted"
+
+    def restart():
+        training(out)
+        place.stop()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    plan = place.folder / "plan.yaml"
+    words = ("fit", "--plan", plan, "--out", out, "--cluster", place.address)
+    done = somaseg(*words, check=False)
+    thread.join()
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the scheduler has gone" in done.stderr
+    begun = list(out.glob("members/one/fold*/checkpoint.safetensors"))
+    assert begun
+    place.start()
+    somaseg("fit", "--resume", "--out", out, "--cluster", place.address)
+    same(local, out)
+
+
+# ---- bad input: one line each, before anything starts ----
+
+
+@pytest.mark.parametrize("command", ["train", "fit", "search"])
+def test_no_scheduler(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT", 0.5)
+    data = write_dataset(tmp_path / "data", n_per_class=1, size=(64, 64), n_test=1)
+    words = [data]
+    if command == "search":
+        (tmp_path / "space.yaml").write_text("training.rate: {choices: [0.001, 0.002]}\n")
+        words += ["--space", tmp_path / "space.yaml"]
+    words += ["--out", tmp_path / "out", "--cluster", "tcp://127.0.0.1:9"]
+    done = somaseg(command, *words, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no scheduler answers" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_versions(place, tmp_path, monkeypatch):
+    mine = module.versions() | {"torch": "0.1"}
+    monkeypatch.setattr(module, "versions", lambda: mine)
+    message = r"worker tcp://.* has torch [\d.+a-z]+ for 0\.1; install the same versions"
+    with pytest.raises(SomasegError, match=message), connected(place.address, tmp_path / "out", []):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_workers_do_not_see(place, tmp_path):
+    message = "does not see .*elsewhere; use a folder that all machines share"
+    with (
+        pytest.raises(SomasegError, match=message),
+        connected(place.address, tmp_path / "out", [tmp_path / "elsewhere"]),
+    ):
+        pass
+
+
+def test_more_than_workers_offer(place, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"scheduler: {place.address}\ncores: 2\ngpus: 1\n")
+    message = r"no worker offers cores=2 GPU=1, .*dask worker .* --resources 'cores=2 GPU=1'"
+    with (
+        pytest.raises(SomasegError, match=message),
+        connected(str(tmp_path / "c.yaml"), tmp_path, []),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scheduler: slurm\n", "memory: Field required; workers: Field required"),
+        ("scheduler: tcp://a:1\nwalltime: 1h\n", "walltime: Extra inputs"),
+        ("scheduler: slurm\nworkers: 2\nmemory: much\n", "memory: Value error"),
+        ("scheduler: condor\n", "scheduler: String should match"),
+        ("[1]", "expected fields"),
+    ],
+)
+def test_files_of_clusters(text, message, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SomasegError, match=rf"c\.yaml: .*{message}") as told:
+        read_needs(str(tmp_path / "c.yaml"))
+    assert "\n" not in str(told.value)
+    with pytest.raises(SomasegError, match="--cluster nowhere: scheduler"):
+        read_needs("nowhere")
+
+
+@pytest.mark.parametrize("system", ["slurm", "pbs", "lsf", "sge"])
+def test_a_batch_system_is_asked_for_what_the_file_says(system, tmp_path):
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    (tmp_path / "c.yaml").write_text(
+        f"scheduler: {system}\nworkers: 3\ncores: 4\nmemory: 16GB\ngpus: 1\nwalltime: '02:00'\n"
+        "queue: fast\naccount: lab\nlifetime: 100m\ndirectives: [--gres=gpu:1]\n"
+        "prologue: ['. env/bin/activate']\n"
+    )
+    needs = read_needs(str(tmp_path / "c.yaml"))
+    assert needs.resources == {"cores": 4, "memory": 16e9, "GPU": 1}
+    name = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LSF", "sge": "SGE"}[system]
+    options = needs.options()
+    if system == "lsf":
+        options |= {"lsf_units": "mb", "use_stdin": True}  # else its own command is asked
+    with getattr(jobqueue, f"{name}Cluster")(**options) as found:
+        script = found.job_script()
+    for part in ("fast", "lab", "02:00", "--gres=gpu:1", ". env/bin/activate", "--lifetime 100m"):
+        assert part in script
+    assert "--resources 'cores=4 GPU=1 memory=16000000000'" in script
+
+
+def test_here_is_where_tasks_run_without_a_cluster(tmp_path):
+    with executor(None, tmp_path / "out") as found:
+        assert found.execute is execute
+        assert not found.cluster
+    assert not (tmp_path / "out").exists()
+
+
+def test_dask_is_imported_for_a_cluster_alone():
+    """By functions, never by a module as it is imported."""
+    for path in SOURCE.rglob("*.py"):
+        assert not re.search(r"^(import|from) (dask|distributed)\b", path.read_text(), re.M), path
