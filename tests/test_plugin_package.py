@@ -11,13 +11,15 @@ import pytest
 import yaml
 
 from somaseg.data.synthetic import write_dataset
+from somaseg.models import registry
+from tests.cli.run import somaseg
 
 PACKAGE = Path(__file__).parent / "plugin_package"
 
 
-@pytest.fixture(scope="module")
-def somaseg(tmp_path_factory):
-    """Commands in a process of their own that has the package."""
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory):
+    """The package in a folder of its own, in which Python looks, too."""
     target = tmp_path_factory.mktemp("installed")
     copy = tmp_path_factory.mktemp("package")
     for path in PACKAGE.glob("*.*"):
@@ -25,33 +27,39 @@ def somaseg(tmp_path_factory):
     assert len(list(copy.iterdir())) == 2
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "--target", target, copy], check=True)
-    path = os.pathsep.join([str(target), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(target)
+        registry.families.cache_clear()
+        yield target
+    registry.families.cache_clear()
 
-    def run(*arguments, code=0):
-        done = subprocess.run(
+
+def test_the_format_is_written_and_read(installed, tmp_path):
+    # Formats to choose from are asked for when the command line is loaded: new processes.
+    path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    def run(*arguments):
+        return subprocess.run(
             [sys.executable, "-m", "somaseg", *map(str, arguments)],
             env=os.environ | {"PYTHONPATH": path},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
 
-    return run
-
-
-def test_the_format_is_written_and_read(somaseg, tmp_path):
     data = write_dataset(tmp_path / "data", n_per_class=1, size=(96, 96))
-    somaseg("data", "convert", data, tmp_path / "discs", "--to", "discs")
+    written = run("data", "convert", data, tmp_path / "discs", "--to", "discs")
+    assert written.returncode == 0, written.stderr
     rows = list(csv.DictReader((tmp_path / "discs" / "discs.csv").open()))
-    found = json.loads(somaseg("data", "info", tmp_path / "discs", "--json"))
+    found = json.loads(run("data", "info", tmp_path / "discs", "--json").stdout)
     assert found["total"]["cells"] == len(rows) > 5
     assert found["source"].endswith("discs.csv")
-    assert "discs" in somaseg("data", "info", data, "--format", "yolo", code=2)
+    unknown = run("data", "info", data, "--format", "yolo")
+    assert unknown.returncode == 2
+    assert "discs" in unknown.stderr
 
 
-def test_the_family_is_trained_scored_and_used(somaseg, tmp_path):
+def test_the_family_is_trained_scored_and_used(tmp_path):
     data = write_dataset(tmp_path / "data", n_per_class=1, size=(96, 96), n_test=1)
     preset = {"model": {"family": "blobs", "blur": 1.5}, "training": {"steps": 4}}
     (tmp_path / "blobs.yaml").write_text(yaml.safe_dump(preset))
@@ -61,6 +69,6 @@ def test_the_family_is_trained_scored_and_used(somaseg, tmp_path):
     losses = [float(r["total"]) for r in csv.DictReader((run / "fold0/metrics.csv").open())]
     assert losses[-1] > 0
     told = somaseg("predict", data / "test", "--model", run, "--out", tmp_path / "masks")
-    assert "3 images" in told
+    assert "3 images" in told.stdout + told.stderr
     assert len(json.loads((tmp_path / "masks" / "predictions.json").read_text())) > 0
-    assert "blobs" in somaseg("models")
+    assert "blobs" in somaseg("models").stdout

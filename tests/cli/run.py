@@ -6,6 +6,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from typing import NamedTuple
 from unittest.mock import patch
@@ -45,16 +46,6 @@ def execute_here(tasks, jobs, report, module="somaseg.runs.tasks", *, of=0):
             raise SomasegError(failed[0])
 
 
-@contextlib.contextmanager
-def tasks_here(command: str) -> Iterator[None]:
-    """Train in this process what a command would train in one for each fold."""
-    modules = {"search": ["search"], "train": ["cross_validate"], "fit": ["cross_validate"]}
-    with contextlib.ExitStack() as stack:
-        for name in modules.get(command, ()):
-            stack.enter_context(patch(f"somaseg.runs.{name}.execute", execute_here))
-        yield
-
-
 def somaseg(*arguments, check=True, processes=False) -> Done:
     """Run ``somaseg ARGUMENTS``: what is printed, and the exit code; ``check`` wants that to be 0.
 
@@ -68,7 +59,7 @@ def somaseg(*arguments, check=True, processes=False) -> Done:
         patch.object(sys, "argv", ["somaseg", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        contextlib.nullcontext() if processes else tasks_here(str(arguments[0])),
+        nullcontext() if processes else patch("somaseg.runs.execute.execute", execute_here),
     ):
         try:
             main()

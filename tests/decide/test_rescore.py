@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -150,6 +151,13 @@ def test_bad_files_are_told(tmp_path, learned):
     learned.rescorer.save(path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(SomasegError, match=r"rescore\.json: not a whole XGBoost model"):
+        Rescorer.load(path)
+    # Sound for us, not for the library: it says so itself.
+    learned.rescorer.save(path)
+    model = json.loads(path.read_text())
+    del model["learner"]["gradient_booster"]["model"]["trees"][0]["categories"]
+    path.write_text(json.dumps(model))
+    with pytest.raises(SomasegError, match=r"rescore\.json: XGBoost .* cannot read it \(Inv"):
         Rescorer.load(path)
     other = xgboost.train({}, xgboost.DMatrix(np.ones((4, 2)), np.ones(4)), 1)
     other.save_model(path)

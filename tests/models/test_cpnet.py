@@ -31,7 +31,7 @@ SMALL = {
 
 class TestFlowCPNet(Contract):
     config = SMALL
-    over_fit = TrainSettings(steps=160, batch=2, crop=64, rate=5e-3, average=0.9, augment=STILL)
+    over_fit = TrainSettings(steps=100, batch=2, crop=64, rate=5e-3, average=0.9, augment=STILL)
 
 
 def their_tensors():

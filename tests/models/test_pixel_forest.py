@@ -427,8 +427,7 @@ DAMAGED_FORESTS = """
 import json, random, sys
 import numpy as np
 from somaseg.errors import SomasegError
-from somaseg.models.pixel_forest.boosting import probabilities, read_booster
-from somaseg.models.trees import check_trees
+from somaseg.models.pixel_forest.boosting import probabilities, read_forest
 
 whole = open(sys.argv[1]).read()
 features, kinds = map(int, sys.argv[2:])
@@ -452,8 +451,7 @@ for number in range(600):
         place[key] = rng.choice(values)
     data = json.dumps(forest).encode()
     try:
-        check_trees(data, "forest", features, kinds)
-        out = probabilities(read_booster(data, "forest"), rows)
+        out = probabilities(read_forest(data, "forest", features, kinds), rows)
         assert out.shape == (50, kinds), out.shape
         used += 1
     except SomasegError as error:

@@ -1,10 +1,7 @@
 """A family from outside, as docs/new_family.md has it, through the command line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.models import registry
+from tests.cli.run import somaseg
 
 PAGE = Path(__file__).parents[2] / "docs" / "new_family.md"
 
@@ -41,44 +39,40 @@ def site(tmp_path_factory):
     return site
 
 
-def somaseg(site, *arguments):
-    paths = [str(site), str(Path(registry.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", "somaseg", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_page_says_how_long_it_is():
     assert sum(len(text.splitlines()) for text in blocks("python")) <= 70
 
 
-def test_a_family_from_outside_is_listed_trained_and_predicts(site, tmp_path):
-    assert json.loads(somaseg(site, "models", "--json"))["families"]["spots"].startswith("Three")
+@pytest.fixture
+def fresh():
+    """Families are looked for once; not those of before, nor for those after."""
+    registry.families.cache_clear()
+    yield
+    registry.families.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_family_from_outside_is_listed_trained_and_predicts(site, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(site)
+    told = json.loads(somaseg("models", "--json").stdout)
+    assert told["families"]["spots"].startswith("Three")
     write_dataset(tmp_path / "data", n_per_class=2, size=(64, 80), seed=1, n_test=1)
     (text,) = blocks("yaml")
     preset = text.replace("300", "12").replace("128", "64")
     (tmp_path / "spots.yaml").write_text(preset)
     run = tmp_path / "run"
-    somaseg(site, "train", tmp_path / "data", "--model", tmp_path / "spots.yaml", "--out", run,
+    somaseg("train", tmp_path / "data", "--model", tmp_path / "spots.yaml", "--out", run,
             "--folds", 2)  # fmt: skip
     assert json.loads((run / "scores.json").read_text())["nested"]
-    somaseg(site, "predict", tmp_path / "data" / "test", "--model", run, "--out", tmp_path / "out")
+    somaseg("predict", tmp_path / "data" / "test", "--model", run, "--out", tmp_path / "out")
     assert list((tmp_path / "out" / "labels").iterdir())
 
 
 @pytest.fixture
-def entries(monkeypatch):
+def entries(monkeypatch, fresh):
     found = []
     monkeypatch.setattr(registry, "entry_points", lambda group: found)
-    registry.families.cache_clear()
-    yield found
-    registry.families.cache_clear()
+    return found
 
 
 def test_a_broken_family_is_left_out_and_told(entries):

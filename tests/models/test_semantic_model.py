@@ -32,7 +32,7 @@ SMP = {"family": "semantic", "network": "smp", "encoder": "resnet18", "pretraine
 class TestUNet(Contract):
     config = UNET
     over_fit = TrainSettings(
-        steps=120, batch=2, crop=64, rate=3e-3, encoder_rate=1.0, average=0.9, augment=STILL
+        steps=80, batch=2, crop=64, rate=3e-3, encoder_rate=1.0, average=0.9, augment=STILL
     )
 
 

@@ -83,12 +83,12 @@ def test_the_bundle_predicts_as_its_members_do(place):
     assert len(list((out / "labels").iterdir())) == 3
 
 
-def test_killed_five_times_it_ends_the_same(place, tmp_path):
+def test_killed_twice_it_ends_the_same(place, tmp_path):
+    """At moments that differ from time to time; benchmarks/kills.py kills more often."""
     run = tmp_path / "run"
-    moments = random.Random(2)
     somaseg("fit", "--plan", place / "plan.yaml", "--out", run, "--plan-only")
     done_before: dict[str, int] = {}
-    for _ in range(5):
+    for _ in range(2):
         process = subprocess.Popen(
             command("fit", "--resume", "--out", run),
             stdout=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def test_killed_five_times_it_ends_the_same(place, tmp_path):
         begun = time.monotonic()
         while time.monotonic() - begun < 60 and not list(run.glob("members/*/fold*/metrics.csv")):
             time.sleep(0.05)
-        time.sleep(moments.uniform(0, 4))
+        time.sleep(random.uniform(0, 4))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         finished = {

@@ -27,6 +27,7 @@ from somaseg.runs.ledger import read_ledger
 from somaseg.runs.run import DataConfig, Run, RunConfig
 from somaseg.runs.search import Search, SearchConfig
 from somaseg.runs.space import Dimension, read_space
+from tests.cli.run import somaseg
 
 MODEL = {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16.0}
 TRAINING = {"steps": 4, "batch": 1, "crop": 64, "log_every": 2, "checkpoint_minutes": 1e-4}
@@ -314,22 +315,16 @@ def test_folders_that_do_not_fit(config, tmp_path):
         Search.open(tmp_path / "other")
 
 
-def somaseg(*arguments):
-    return [
-        *(sys.executable, "-c", "from somaseg.cli import main; main()"),
-        *map(str, arguments),
-    ]
-
-
 def test_the_whole_way_killed_once(data, tmp_path):
     """Real trainings in two workers; the best preset trains again what its trial trained."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"model": MODEL, "training": TRAINING}))
     (tmp_path / "space.yaml").write_text("training.rate: {low: 1e-4, high: 1e-2, log: true}\n")
     common = [data, "--model", tmp_path / "tiny.yaml", "--folds", 2]
-    command = somaseg(
-        "search", *common, "--space", tmp_path / "space.yaml", "--out", tmp_path / "s",
-        "--trials", 3, "--jobs", 2,
-    )  # fmt: skip
+    words = [
+        *("search", *common, "--space", tmp_path / "space.yaml", "--out", tmp_path / "s"),
+        *("--trials", 3, "--jobs", 2),
+    ]
+    command = [sys.executable, "-m", "somaseg", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 1200
     while not list((tmp_path / "s").glob("trial*/fold0/model.safetensors")):
@@ -338,19 +333,15 @@ def test_the_whole_way_killed_once(data, tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = somaseg(*words)
     search = Search.open(tmp_path / "s")
     found = trials(search)
     assert len(found) == 3
     assert all(t.state in (COMPLETE, PRUNED) for t in found)
     best = search.study().best_trial
     folder = search.folder / f"trial{best.number}"
-    train = somaseg("train", data, "--model", tmp_path / "s" / "best.yaml", "--folds", 2)
-    again = subprocess.run(
-        [*train, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
+    train = ["train", data, "--model", tmp_path / "s" / "best.yaml", "--folds", 2]
+    somaseg(*train, "--out", tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert run.scores()["nested"]["map"] == pytest.approx(best.value)
     one, other = run.raw_predictions(), Run.open(folder).raw_predictions()

@@ -29,7 +29,7 @@ from somaseg.files import atomic_path, check_regular
 from somaseg.instances import Instances
 from somaseg.masks.overlap import iou_pairs
 from somaseg.masks.parallel import map_images
-from somaseg.models.trees import check_trees
+from somaseg.models.trees import read_booster
 
 PARAMETERS: Mapping[str, Any] = {
     "objective": "reg:logistic",  # an IoU lies between 0 and 1
@@ -124,7 +124,7 @@ class Rescorer:
     @classmethod
     def of_bytes(cls, data: bytes, path: str) -> "Rescorer":
         """Make one of what the file holds; ``path`` begins the errors, which are as there."""
-        xgboost = _xgboost(path)
+        _xgboost(path)
         # XGBoost trusts what it reads, and ends the process where that is no model.
         try:
             learner = json.loads(data)["learner"]
@@ -145,9 +145,7 @@ class Rescorer:
                 f"{path}: learned from other features than this somaseg computes; make it again "
                 "with `somaseg tune --rescore`"
             )
-        check_trees(data, path, len(features))
-        booster = xgboost.Booster({"nthread": 1})
-        booster.load_model(bytearray(data))
+        booster = read_booster(data, path, len(features))
         settings = None
         if known.settle is not None:
             try:

@@ -6,6 +6,7 @@ https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html.
 """
 
 import json
+import re
 from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
@@ -42,6 +43,30 @@ def check_trees(data: bytes | bytearray, where: str, features: int, kinds: int =
         raise SomasegError(
             f"{where}: not a forest of XGBoost ({reason}); copy or train it again"
         ) from e
+
+
+def read_booster(data: bytes, where: str, features: int, kinds: int = 1, threads: int = 1) -> Any:
+    """Check a forest, and have XGBoost read it.
+
+    Args:
+        data, where, features, kinds: as for :func:`check_trees`.
+        threads: that XGBoost predicts with.
+
+    Raises:
+        SomasegError: as :func:`check_trees`, or XGBoost itself refuses it.
+    """
+    import xgboost
+
+    check_trees(data, where, features, kinds)
+    try:
+        return xgboost.Booster({"nthread": threads}, model_file=bytearray(data))
+    except xgboost.core.XGBoostError as error:
+        # "[12:00:00] file.h:88: reason", and a stack trace under it.
+        reason = re.sub(r"^\[.*?\] \S+: ", "", str(error).strip().splitlines()[0])
+        raise SomasegError(
+            f"{where}: XGBoost {xgboost.__version__} cannot read it ({reason}); copy or train it "
+            "again, or install a newer XGBoost"
+        ) from error
 
 
 class _Wrong(Exception):

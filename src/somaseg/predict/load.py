@@ -44,7 +44,11 @@ def load_segmenter(
     Raises:
         SomasegError: no such run or model, or not whole.
     """
-    segmenter = Segmenter.of_bundle(read_model(model), views, tile, overlap)
+    bundle = read_model(model)
+    try:
+        segmenter = Segmenter.of_bundle(bundle, views, tile, overlap)
+    except SomasegError as error:
+        raise SomasegError(f"{model}: {error}") from error
     segmenter.diameter = check_diameter(diameter)
     return segmenter
 

@@ -4,7 +4,7 @@ from tests.models.contract import STILL, Contract
 from tests.models.rcnn.make import SMALL
 
 OVER_FIT = TrainSettings(
-    steps=160, batch=2, crop=64, rate=2e-3, encoder_rate=1.0, average=0.9, augment=STILL
+    steps=100, batch=2, crop=64, rate=2e-3, encoder_rate=1.0, average=0.9, augment=STILL
 )
 
 

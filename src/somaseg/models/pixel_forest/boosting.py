@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from somaseg.errors import SomasegError
+from somaseg.models.trees import read_booster
 
 Booster = Any
 Rows = npt.NDArray[np.float32]
@@ -75,21 +76,10 @@ def probabilities(booster: Booster, rows: Rows) -> npt.NDArray[np.float32]:
     return out
 
 
-def read_booster(json: bytes, name: str) -> Booster:
-    """Read a booster from XGBoost's own JSON.
-
-    Raises:
-        SomasegError: XGBoost cannot read it; ``name`` says which it is.
-    """
-    xgboost = _xgboost()
-    try:
-        return xgboost.Booster({"nthread": _threads()}, model_file=bytearray(json))
-    except xgboost.core.XGBoostError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise SomasegError(
-            f"{name}: the installed XGBoost {xgboost.__version__} cannot read it ({reason}); "
-            "install a newer one"
-        ) from error
+def read_forest(data: bytes, name: str, features: int, kinds: int) -> Booster:
+    """Read a forest from XGBoost's own JSON, as :func:`somaseg.models.trees.read_booster`."""
+    _xgboost()
+    return read_booster(data, name, features, kinds, _threads())
 
 
 def count_nodes(booster: Booster) -> int:

@@ -29,7 +29,6 @@ from somaseg.models.pixel_forest.pixels import (
     pieces,
     shares,
 )
-from somaseg.models.trees import check_trees
 from somaseg.models.watershed import watershed_instances
 
 PIECE = 1024
@@ -182,8 +181,8 @@ class PixelForest(Dense, Estimator):
         kinds = {"pixels.json": len(KINDS), "classes.json": len(self.names)}
         super().take_parts({name: data for name, data in parts.items() if name not in kinds})
         for name, data in parts.items():
-            check_trees(data, name, len(self.net.features.names), kinds[name])
-            setattr(self.net, name.removesuffix(".json"), boosting.read_booster(data, name))
+            forest = boosting.read_forest(data, name, len(self.net.features.names), kinds[name])
+            setattr(self.net, name.removesuffix(".json"), forest)
 
     @classmethod
     def build(cls, config: Any, info: ModelInfo, tensors: dict[str, Tensor]) -> Self:
