@@ -29,6 +29,7 @@ from somaseg.models.registry import load_preset
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.runs.queues import read_needs
 from somaseg.runs.run import Run
+from tests.cli import run
 from tests.decide.test_rescore import blind
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,12 +101,17 @@ def fitted(tmp_path_factory):
         "members": [{"name": "flow_lite", "model": MODEL, "training": TRAINING}],
     }
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    command("fit", "--plan", folder / "plan.yaml", "--out", folder / "fit")
+    run.somaseg("fit", "--plan", folder / "plan.yaml", "--out", folder / "fit")
+    (folder / "few").mkdir()
+    for path in sorted((folder / "DATA/train").iterdir())[::3]:
+        os.link(path, folder / "few" / path.name)
     # Predictions that are partly right, as those of a trained model; two steps find nothing.
-    run = Run.open(folder / "fit/members/flow_lite")
+    member = Run.open(folder / "fit/members/flow_lite")
     for fold in range(2):
-        path = run.predictions_path(fold)
-        raw = {name: blind(run.dataset()[name].annotated(), 1) for name in load_predictions(path)}
+        path = member.predictions_path(fold)
+        raw = {
+            name: blind(member.dataset()[name].annotated(), 1) for name in load_predictions(path)
+        }
         save_predictions(path, raw)
     (folder / "score-log.csv").write_text("name,cv,public\nfirst,0.21,0.24\nsecond,0.23,0.25\n")
     command("predict", folder / "DATA/train", "--model", folder / "fit", "-o", folder / "found")
@@ -119,14 +125,14 @@ def place(fitted, tmp_path, monkeypatch):
     for name in ("DATA", "LIVECELL", "TRUTH", "data"):
         link(fitted / "DATA", name)
     for name in IMAGES:
-        link(fitted / "DATA/train", name)
+        link(fitted / "few", name)
     for name in RUNS:
         link(
             fitted / ("fit/members/flow_lite" if "runs/" in name or name == "RUN" else "fit"), name
         )
     link(fitted / "found", "PREDICTIONS")
     for name in ("huge.tif", "image.tif"):
-        tifffile.imwrite(name, make_image("cort", 1, (160, 160))[0])
+        tifffile.imwrite(name, make_image("cort", 1, (96, 112))[0])
     os.link(fitted / "score-log.csv", "score-log.csv")
     return tmp_path
 
