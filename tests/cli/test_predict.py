@@ -79,7 +79,7 @@ def test_mistakes(tmp_path, options, message):
 
 
 def test_evaluate_predicts_with_views(tmp_path):
-    write_dataset(tmp_path / "data", 1, size=(96, 128))
+    write_dataset(tmp_path / "data", 1, size=(64, 80))
     model = shipped_model()
     for views in ("none", "flips"):
         scored = json.loads(
