@@ -186,7 +186,7 @@ def test_one_bad_image_does_not_cost_the_rest(tmp_path, quick):
     cv2.imwrite(str(folder / "twin.png"), image)
     cv2.imwrite(str(folder / "twin.tif"), image)
     (folder / "gone.tif").symlink_to(folder / "nowhere.tif")
-    (folder / "notes.czi").write_text("a format of its own")
+    (folder / "notes.txt").write_text("a format of its own")
     code, said = ending("predict", folder, "--out", out)
     assert code == 1
     assert "2 images, " in said
@@ -195,7 +195,7 @@ def test_one_bad_image_does_not_cost_the_rest(tmp_path, quick):
     for name in ("cut.png", "late.png", "stack.tif", "gone.tif", "twin.tif"):
         assert sum(name in line for line in left) == 1
     assert "day2: a folder within the folder" in said
-    assert "1 files of .czi" in said
+    assert "1 files of .txt" in said
     assert [path.name for path in sorted((out / "labels").iterdir())] == ["good.tif", "twin.tif"]
     for name in ("twin.png", "twin.tif", "cut.png", "late.png", "stack.tif", "gone.tif"):
         (folder / name).unlink()

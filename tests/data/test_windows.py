@@ -100,7 +100,7 @@ def test_broken_files_are_told_as_ever(tmp_path):
     with pytest.raises(SomasegError, match=r"a\.tif: truncated or damaged"):
         windows.map_image(path)
     tifffile.imwrite(path, np.ones((3, 30, 30), np.uint16), photometric="minisblack")
-    with pytest.raises(SomasegError, match="a stack of 3 pages"):
+    with pytest.raises(SomasegError, match="a stack of 3 images"):
         windows.map_image(path)
     with pytest.raises(SomasegError, match="no such file"):
         windows.map_image(tmp_path / "none.tif")

@@ -17,6 +17,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import tifffile
 import typer
@@ -133,6 +134,9 @@ def place(fitted, tmp_path, monkeypatch):
     link(fitted / "found", "PREDICTIONS")
     for name in ("huge.tif", "image.tif"):
         tifffile.imwrite(name, make_image("cort", 1, (96, 112))[0])
+    stack = np.stack([make_image("cort", k, (96, 96))[0] for k in range(6)]).reshape(3, 2, 96, 96)
+    names = {"axes": "ZCYX", "Channel": {"Name": ["actin", "dapi"]}}
+    tifffile.imwrite("stack.ome.tif", stack, ome=True, metadata=names)
     os.link(fitted / "score-log.csv", "score-log.csv")
     return tmp_path
 

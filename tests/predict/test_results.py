@@ -11,6 +11,10 @@ import shapely.geometry
 import tifffile
 from skimage.measure import regionprops_table
 
+from somaseg.cli.sources import gather
+from somaseg.data import load_dataset
+from somaseg.data.axes import Choice
+from somaseg.data.synthetic import make_image
 from somaseg.errors import SomasegError
 from somaseg.predict.outputs import segment_samples
 from somaseg.predict.results import MORE
@@ -93,3 +97,32 @@ def test_a_table_of_other_units_is_measured_again(tmp_path):
     head, *rows = (out / "cells.csv").read_text().splitlines()
     assert head.endswith("perimeter_um,area_um2")
     assert rows
+
+
+def test_pixel_sizes_of_files_and_planes_reach_the_results(tmp_path):
+    image = make_image("cort", 0, (60, 50))[0]
+    for name, stack, more in [
+        ("sized", np.stack([image, image[::-1]]), {"unit": "um", "axes": "TYX"}),
+        ("plain", image, {}),
+    ]:
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, stack, imagej=True, resolution=(2, 2), metadata=more)
+    given = gather([tmp_path])
+    assert [s.id for s in given.samples] == ["plain", "sized_t000", "sized_t001"]
+    out = tmp_path / "out"
+    first = segment_samples(segmenter(), given.samples, out, more=["cells"])
+    assert len(first.done) == 3
+    assert segment_samples(segmenter(), given.samples, out, more=["cells"]).done == ()
+    again = load_dataset(out)
+    assert np.array_equal(again["sized_t001"].image(), image[::-1])
+    with (out / "cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["image"] for row in rows} == set(again.ids)
+    for row in rows:
+        area = row["area_um2"]
+        assert area == "" if row["image"] == "plain" else float(area) == int(row["area"]) / 4
+    other = segment_samples(segmenter(), given.samples, out, more=["cells"], pixel_size=2)
+    assert len(other.done) == 3
+    frame = gather([tmp_path / "sized.tif"], Choice(frame=1))
+    assert [s.id for s in frame.samples] == ["sized_t001"]
+    assert segment_samples(segmenter(), frame.samples, out).done == ("sized_t001",)

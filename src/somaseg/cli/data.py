@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from somaseg.cli.options import AUTO, FormatOption, SkipOption, load_sound
+from somaseg.cli.options import (
+    AUTO,
+    ChannelOption,
+    FormatOption,
+    FrameOption,
+    SkipOption,
+    ZOption,
+    load_sound,
+)
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
@@ -158,11 +166,19 @@ def convert(
         Order, typer.Option(help="For labels: which of overlapping cells has a shared pixel.")
     ] = Order.smallest_first,
     ending: Annotated[Ending, typer.Option(help="For labels: kind of file.")] = Ending.tif,
+    channel: ChannelOption = None,
+    frame: FrameOption = None,
+    z: ZOption = None,
 ) -> None:
-    """Write a data set in another format. Images are copied, never changed."""
+    """Write a data set in another format. Images are copied, never changed.
+
+    Of stacks that were annotated plane by plane each plane becomes an OME-TIFF.
+    """
+    from somaseg.data.axes import Choice
     from somaseg.data.convert import write_dataset
 
-    dataset = load_sound(data, format.value, images, not no_images, skip_faulty)
+    choice = Choice(channel, frame, z)
+    dataset = load_sound(data, format.value, images, not no_images, skip_faulty, choice)
     loss = write_dataset(out, dataset, to.value, order.value, f".{ending.value}")
     cells = sum(len(sample.instances or ()) for sample in dataset)
     typer.echo(f"{out}: {len(dataset)} images, {cells} cells, as {to.value}")

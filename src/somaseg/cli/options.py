@@ -11,6 +11,7 @@ import typer
 from somaseg.data.formats.registry import format_names
 
 if TYPE_CHECKING:
+    from somaseg.data.axes import Choice
     from somaseg.data.faults import Fault
     from somaseg.data.types import Dataset
     from somaseg.runs.sources import DataConfig
@@ -67,6 +68,37 @@ FoldViewsOption = Annotated[
 ]
 
 
+ChannelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--channel",
+        metavar="NAME|INDEX",
+        help="Channel of images that have several, by name or from 0.",
+        show_default=False,
+    ),
+]
+
+FrameOption = Annotated[
+    int | None,
+    typer.Option(
+        "--frame",
+        min=0,
+        help="Frame of time series, from 0; without, each frame is an image.",
+        show_default=False,
+    ),
+]
+
+ZOption = Annotated[
+    str | None,
+    typer.Option(
+        "--z",
+        metavar="max|INDEX",
+        help="Slice of z-stacks, from 0, or their maximum over z; without, each slice is an image.",
+        show_default=False,
+    ),
+]
+
+
 def _setting(variable: str) -> Callable[[str | None], str | None]:
     """Leave an option in the environment, where children inherit it.
 
@@ -118,7 +150,12 @@ EngineOption = Annotated[
 
 
 def load_sound(
-    data: Path, format: str, images: Path | None, need_images: bool, skip_faulty: bool
+    data: Path,
+    format: str,
+    images: Path | None,
+    need_images: bool,
+    skip_faulty: bool,
+    choice: "Choice | None" = None,
 ) -> "Dataset":
     """Load a data set; with ``skip_faulty`` name what is left out of it, on standard error.
 
@@ -128,8 +165,8 @@ def load_sound(
     from somaseg.data.load import load_dataset, sound_part
 
     if not skip_faulty:
-        return load_dataset(data, format, images, need_images)
-    dataset, left_out = sound_part(data, format, images, need_images)
+        return load_dataset(data, format, images, need_images, choice=choice)
+    dataset, left_out = sound_part(data, format, images, need_images, choice)
     tell_left_out(left_out)
     return dataset
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from somaseg.cli.options import DeviceOption, EngineOption
+from somaseg.cli.options import ChannelOption, DeviceOption, EngineOption, FrameOption, ZOption
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -60,9 +60,14 @@ def predict(
     pixel_size: Annotated[
         float | None,
         typer.Option(
-            help="Side of a pixel in µm: the table has sizes in µm, too.", show_default=False
+            help="Side of a pixel in µm: the table has sizes in µm, too; without, what the images' "
+            "files say.",
+            show_default=False,
         ),
     ] = None,
+    channel: ChannelOption = None,
+    frame: FrameOption = None,
+    z: ZOption = None,
     diameter: Annotated[
         str | None,
         typer.Option(
@@ -101,17 +106,21 @@ def predict(
     OUT/submission.csv (the competition's), OUT/overlays/ID.png and OUT/images.json (their files);
     OUT/cells.csv, OUT/report.html and whatever --write names.
 
+    Each frame and slice of a stack is an image of its own, called NAME_t000_z00; --frame and --z
+    choose. Of several channels one must be chosen.
+
     Images that cannot be read are left out and named at the end; the exit code is then 1. After a
     stop the same command goes on: images whose results stand are not done again. Images above 16
     megapixels go through in bounded memory, and their overlays are OUT/overlays/ID.tif.
     """
     from somaseg.cli.sources import gather
+    from somaseg.data.axes import Choice
     from somaseg.folders import hold
     from somaseg.predict.load import load_segmenter
     from somaseg.predict.outputs import check_outputs, segment_samples
 
     part = _part(shard)
-    given = gather(images)
+    given = gather(images, Choice(channel, frame, z))
     more = tuple(filter(None, (name.strip() for name in write.split(","))))
     check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
     segmenter = load_segmenter(model, views, tile, overlap, diameter)
@@ -157,6 +166,8 @@ def predict(
     left = [*given.left_out, *found.failed.values()]
     for line in given.ignored:
         typer.echo(f"not looked at: {line}", err=True)
+    for line in given.notes:
+        typer.echo(f"note: {line}", err=True)
     for line in left:
         typer.echo(f"left out: {line}", err=True)
     if left:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from somaseg.data.images import IMAGE_SUFFIXES, list_images
+from somaseg.data.axes import Choice
+from somaseg.data.images import IMAGE_SUFFIXES, is_image, list_images
 from somaseg.data.load import read_dataset
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
@@ -20,25 +21,31 @@ class Sources:
         sources: the files that they were read from, as given and as found.
         left_out: images that cannot be predicted, and why, one line each.
         ignored: what else lies in the folders, one line each.
+        notes: what is odd with images that are predicted, one line each.
     """
 
     samples: list[Sample]
     sources: list[Path]
     left_out: list[str]
     ignored: list[str]
+    notes: list[str]
 
 
-def gather(paths: Sequence[Path]) -> Sources:
+def gather(paths: Sequence[Path], choice: Choice | None = None) -> Sources:
     """Read what is named; what cannot be read is left out, unless nothing is left then.
+
+    Args:
+        paths: files, folders, data sets.
+        choice: what of stacks is wanted.
 
     Raises:
         SomasegError: two images of one name, or no image at all.
     """
     samples: dict[str, Sample] = {}
-    sources, left_out, ignored = list(paths), [], []
+    sources, left_out, ignored, notes = list(paths), [], [], []
     for path in paths:
         try:
-            reading = read_dataset(path)
+            reading = read_dataset(path, choice=choice)
         except SomasegError as error:
             if len(paths) == 1:
                 raise
@@ -52,6 +59,7 @@ def gather(paths: Sequence[Path]) -> Sources:
             for fault in reading.faults.errors
             if fault.image not in here or fault.kind == "ambiguous image"
         ]
+        notes += [str(fault) for fault in reading.faults if fault.kind == "no pixel size"]
         for sample in reading.dataset:
             if sample.id in samples:
                 raise SomasegError(
@@ -60,14 +68,14 @@ def gather(paths: Sequence[Path]) -> Sources:
                 )
             samples[sample.id] = sample
         folders = {s.image_path.parent for s in reading.dataset if s.image_path is not None}
-        if path.is_dir() and folders == {path}:
+        if path.is_dir() and not is_image(path) and folders == {path}:
             out, others = _beside(path)
             left_out += [line for line in out if line not in left_out]
             ignored += others
     if not samples:
         shown = "; ".join(left_out[:5])
         raise SomasegError(f"no image that can be predicted: {shown}")
-    return Sources(list(samples.values()), sources, left_out, ignored)
+    return Sources(list(samples.values()), sources, left_out, ignored, notes)
 
 
 def _beside(folder: Path) -> tuple[list[str], list[str]]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from somaseg.data.formats.label_files import Loss
 from somaseg.data.formats.registry import writable
-from somaseg.data.types import Dataset
+from somaseg.data.ome_tiff import write_ome_tiff
+from somaseg.data.types import Dataset, image_ending
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, file_name
 from somaseg.masks.resolve import OrderName
@@ -27,8 +28,8 @@ def write_dataset(
     Args:
         folder: made if missing; other files in it stay.
         dataset: images that are all annotated. Image files are copied as they are, under the name
-            that :func:`somaseg.files.file_name` makes of their id; those that are not at hand are
-            left out.
+            that :func:`somaseg.files.file_name` makes of their id; of a stack each plane becomes
+            an OME-TIFF; those that are not at hand are left out.
         format: one of these, or one that another package brings.
         order: for labels, who has a pixel that several instances claim.
         ending: of label images, ``.tif`` or ``.png``.
@@ -49,8 +50,11 @@ def write_dataset(
     loss = kind.write(folder, dataset, order, ending) or Loss()
     for sample in dataset:
         if sample.image_path is not None:
-            name = file_name(sample.id) + sample.image_path.suffix
-            _copy(sample.image_path, folder / kind.image_folder / name)
+            target = folder / kind.image_folder / (file_name(sample.id) + image_ending(sample))
+            if sample.plane is None:
+                _copy(sample.image_path, target)
+            else:
+                write_ome_tiff(target, sample.image(), sample.pixel_size)
     return loss
 
 

@@ -97,8 +97,9 @@ def measure_image(sample: Sample, decode: bool = True) -> ImageFacts:
     percentiles, mean, std = np.empty(0), np.nan, np.nan
     if sample.image_path is not None and not decode:
         try:
-            header = image_header(sample.image_path)
-            pixel_type = f"{header.dtype} {'gray' if header.channels == 1 else 'RGB'}"
+            header = image_header(sample.image_path, sample.plane.scene if sample.plane else 0)
+            one = sample.plane is not None and sample.plane.channel is not None
+            pixel_type = f"{header.dtype} {'gray' if header.channels == 1 or one else 'RGB'}"
         except SomasegError:
             pixel_type = "unreadable"
     elif sample.image_path is not None:

@@ -37,6 +37,7 @@ KINDS: dict[str, Severity] = {
     "image without cells": "warning",
     "annotation without image": "warning",
     "turned image": "warning",
+    "no pixel size": "warning",
     "crowd region": "warning",
     "same field": "warning",
     "polygon outside": "warning",

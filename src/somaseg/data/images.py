@@ -1,27 +1,40 @@
-"""Read micrographs: TIFF (tifffile), PNG (OpenCV), JPEG, BMP, WebP (Pillow); gray values.
+"""Read micrographs: TIFF (tifffile), PNG (OpenCV), JPEG, BMP, WebP (Pillow), OME-Zarr (zarr), and
+what microscopes write (bioio); gray values.
 
 Pixels are read as the file means them: inverted ones (WhiteIsZero) are turned back, palettes
 become colours. In label images the stored number is what counts, whatever colour it is shown in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data import foreign_files, ome_zarr
+from somaseg.data.axes import Axes, Plane
 from somaseg.data.pictures import ORIENTATION, PICTURE_MAGICS, open_picture, png_bits, read_picture
-from somaseg.data.tiff import TIFF_MAGICS, describe, open_tiff, read_tiff
+from somaseg.data.state import file_state
+from somaseg.data.tiff import TIFF_MAGICS, check_alone, open_tiff, read_tiff
+from somaseg.data.tiff_pages import describe
 from somaseg.errors import SomasegError
 from somaseg.files import DAMAGE, check_regular
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".zarr", *foreign_files.SUFFIXES}
+)
 
 
 def is_image_path(path: Path) -> bool:
     """Whether the name ends like an image we read, and is not a hidden file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_image(path: Path) -> bool:
+    """Whether it is named like an image, and not a folder unless an OME-Zarr."""
+    return is_image_path(path) and (not path.is_dir() or ome_zarr.is_zarr(path))
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -32,29 +45,33 @@ def list_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     try:
-        return sorted(
-            path for path in folder.iterdir() if is_image_path(path) and not path.is_dir()
-        )
+        return sorted(path for path in folder.iterdir() if is_image(path))
     except OSError as error:
         raise SomasegError(f"{folder}: cannot be listed ({error.strerror or error})") from error
 
 
-def read_image(path: str | Path) -> npt.NDArray[Any]:
+def read_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
     """Read one micrograph.
 
     Alpha is dropped, other integer types than 8 and 16 bit unsigned become float32; gray values
     are never rescaled. An orientation (EXIF, TIFF) is not applied: annotations are of the pixels
     as stored; see :attr:`Header.orientation`.
 
+    Args:
+        path: of the file, or the folder of an OME-Zarr.
+        plane: which, where the file holds several (:func:`somaseg.data.axes.choose`).
+
     Returns:
         uint8, uint16 or float32; ``(h, w)`` for gray, ``(h, w, 3)`` for RGB.
 
     Raises:
-        SomasegError: no such file, not an image, truncated, several pages, not finite, or more
-            pixels than are held at once (:mod:`somaseg.limits`).
+        SomasegError: no such file, not an image, truncated, several planes and none chosen, not
+            finite, or more pixels than are held at once (:mod:`somaseg.limits`).
     """
     path = Path(path)
-    image = _decode(path, shown=True)
+    image = _decode(path, True, plane)
+    if plane is not None and plane.channel is not None and image.ndim == 3:
+        image = image[..., plane.channel]  # a colour
     if image.dtype == np.bool_:
         image = image.astype(np.uint8)
     elif image.dtype not in (np.uint8, np.uint16):
@@ -83,7 +100,7 @@ def read_labels(path: str | Path) -> npt.NDArray[np.int32]:
         SomasegError: as :func:`read_image`; colour, negative or fractional values.
     """
     path = Path(path)
-    labels = _decode(path, shown=False)
+    labels = _decode(path, False, None)
     if labels.ndim != 2:
         raise SomasegError(
             f"{path}: a label image has one channel, this has {labels.shape[2]}; "
@@ -110,6 +127,8 @@ class Header:
         dtype: of the pixels as stored: ``uint8``, ``uint16``, ``float32``, …
         orientation: how a viewer turns the stored pixels, as EXIF and TIFF number it; 1 is upright.
         plain: the numbers stored are those to be read; not for palettes and inverted pixels.
+        axes: how many planes there are, all of this size and type, and how large a pixel is.
+        scenes: how many such sets the file has; each has a header of its own.
     """
 
     size: tuple[int, int]
@@ -117,29 +136,59 @@ class Header:
     dtype: str
     orientation: int = 1
     plain: bool = True
+    axes: Axes = field(default_factory=Axes)
+    scenes: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether the file is one image."""
+        return self.axes.planes * self.scenes == 1
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return ``(height, width)`` from the file's header, without decoding the pixels.
 
     Raises:
-        SomasegError: no such file, not an image, header broken, several pages.
+        SomasegError: no such file, not an image, header broken.
     """
     return image_header(path).size
 
 
-def image_header(path: str | Path) -> Header:
-    """Read a file's header, without decoding the pixels.
+def image_header(path: str | Path, scene: int = 0) -> Header:
+    """Read a file's header, without decoding the pixels; known as long as the file stays as it is.
+
+    Args:
+        path: of the file, or the folder of an OME-Zarr.
+        scene: which, where it has several.
 
     Raises:
-        SomasegError: no such file, not an image, header broken, several pages.
+        SomasegError: no such file, not an image, header broken, axes that are not known.
     """
     path = Path(path)
+    if ome_zarr.is_zarr(path):
+        facts = ome_zarr.read_facts(path, scene)
+        return Header(facts.size, 1, facts.dtype, axes=facts.axes, scenes=facts.scenes)
     head = _head(path)
+    return _header(path, head, scene, file_state(path))
+
+
+@lru_cache(maxsize=1 << 14)
+def _header(path: Path, head: bytes, scene: int, _: tuple[int, ...]) -> Header:
+    if path.suffix.lower() in foreign_files.SUFFIXES:
+        facts = foreign_files.read_facts(path, scene)
+        return Header(facts.size, facts.colours, facts.dtype, axes=facts.axes, scenes=facts.scenes)
     if head.startswith(TIFF_MAGICS):
         with open_tiff(path) as tiff:
-            page = describe(tiff, path)
-            return Header(page.size, page.colours, page.dtype, page.orientation, page.plain)
+            page = describe(tiff, path, scene)
+            return Header(
+                page.size,
+                page.colours,
+                page.dtype,
+                page.orientation,
+                page.plain,
+                page.axes,
+                page.scenes,
+            )
     with open_picture(path, head) as file:
         try:
             orientation = int(file.getexif().get(ORIENTATION, 1))
@@ -205,11 +254,21 @@ def stretch(gray: npt.NDArray[np.float32], bottom: float, top: float) -> npt.NDA
     return (gray.astype(np.float32) - np.float32(bottom)) / spread
 
 
-def _decode(path: Path, shown: bool) -> npt.NDArray[Any]:
+def _decode(path: Path, shown: bool, plane: Plane | None) -> npt.NDArray[Any]:
     """Return the pixels, ``(h, w)`` or ``(h, w, 3)``; as they are shown, or the stored numbers."""
+    if ome_zarr.is_zarr(path):
+        facts = ome_zarr.read_facts(path)
+        if plane is None:
+            check_alone(path, facts.axes, facts.scenes)
+        return ome_zarr.read_plane(path, plane or Plane())
     head = _head(path)
+    if path.suffix.lower() in foreign_files.SUFFIXES:
+        facts = foreign_files.read_facts(path)
+        if plane is None:
+            check_alone(path, facts.axes, facts.scenes)
+        return foreign_files.read_plane(path, plane or Plane())
     if head.startswith(TIFF_MAGICS):
-        return read_tiff(path, shown)
+        return read_tiff(path, shown, plane)
     return read_picture(path, head, shown)
 
 
@@ -221,6 +280,8 @@ def _head(path: Path) -> bytes:
     except OSError as error:
         raise SomasegError(f"{path}: cannot be read ({error.strerror or error})") from error
     if head.startswith(TIFF_MAGICS + PICTURE_MAGICS):
+        return head
+    if path.suffix.lower() in foreign_files.SUFFIXES and any(head):
         return head
     if not head:
         raise SomasegError(f"{path}: empty file; copy it again")

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from somaseg.data.axes import Choice
 from somaseg.data.faults import Fault, Faults
 from somaseg.data.formats.registry import OURS, Format, find_format, formats
+from somaseg.data.images import is_image
+from somaseg.data.planes import with_planes
 from somaseg.data.predicted import is_predicted, read_predicted, refuse_runs
 from somaseg.data.reading import Reading, check_image, refuse_shattered
 from somaseg.data.types import Dataset, Sample
@@ -21,6 +24,7 @@ def load_dataset(
     images: str | Path | None = None,
     need_images: bool = True,
     strict: bool = True,
+    choice: Choice | None = None,
 ) -> Dataset:
     """Load a data set.
 
@@ -39,12 +43,14 @@ def load_dataset(
             image path: enough to score or to look at the annotations.
         strict: raise on the first look at anything wrong, with all of it in the message. Without,
             faulty rows are left out with a Python warning that counts them.
+        choice: what of stacks is wanted: a channel, a frame, a slice; without, every frame and
+            slice is an image.
 
     Raises:
         SomasegError: what is there cannot be read, is ambiguous, or (strict) has faults that
             would make a training fail.
     """
-    reading = read_dataset(path, format, images, need_images)
+    reading = read_dataset(path, format, images, need_images, choice=choice)
     errors = reading.faults.errors
     if strict:
         reading.faults.raise_errors()
@@ -62,6 +68,7 @@ def read_dataset(
     images: str | Path | None = None,
     need_images: bool = True,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    choice: Choice | None = None,
 ) -> Reading:
     """Read what can be read, and return it with every fault met; as :func:`load_dataset`.
 
@@ -71,6 +78,7 @@ def read_dataset(
         images: folder of the images.
         need_images: whether a missing image is a fault.
         sizes: ``(height, width)`` by image id, for tables that do not say.
+        choice: see :func:`load_dataset`.
 
     Raises:
         SomasegError: there is nothing to read, or nobody can tell what it is.
@@ -84,13 +92,14 @@ def read_dataset(
     faults = Faults()
     folder = None if images is None else Path(images)
     if named is None and is_predicted(path):
-        return read_predicted(path, faults, folder, need_images)
+        reading = read_predicted(path, faults, folder, need_images)
+        return with_planes(reading, choice or Choice())
     kind, file = detect(path) if named is None else (named, _file_of(path, named))
     reading = kind.read(file, faults, folder, need_images, sizes)
     if not len(reading.dataset) and not faults.errors:
         raise SomasegError(f"{file}: no images in it; is it the right file?")
     refuse_shattered(reading)
-    return reading
+    return with_planes(reading, choice or Choice())
 
 
 def sound_part(
@@ -98,6 +107,7 @@ def sound_part(
     format: str = "auto",
     images: str | Path | None = None,
     need_images: bool = True,
+    choice: Choice | None = None,
 ) -> tuple[Dataset, list[Fault]]:
     """Load what is sound of a data set; arguments as for :func:`load_dataset`.
 
@@ -110,7 +120,7 @@ def sound_part(
     Raises:
         SomasegError: nothing sound is left, or it cannot be told what is there.
     """
-    reading = read_dataset(path, format, images, need_images)
+    reading = read_dataset(path, format, images, need_images, choice=choice)
     dataset = reading.sound()
     if need_images:
         dataset = decoded(dataset, reading.faults)
@@ -141,6 +151,8 @@ def detect(path: Path) -> tuple[Format, Path]:
     """
     if path.is_file():
         return _detect_file(path), path
+    if is_image(path):  # an OME-Zarr, whatever its folders are called
+        return find_format("images"), path
     refuse_runs(path)
     known = formats()
     for format in known:
@@ -168,7 +180,8 @@ def _detect_file(path: Path) -> Format:
         )
     others = "".join(f", {format.what}" for format in known if format.name not in OURS)
     raise SomasegError(
-        f"{path}: not known; give a folder, a CSV, a COCO JSON, or images (PNG, JPEG, TIFF){others}"
+        f"{path}: not known; give a folder, a CSV, a COCO JSON, or images (PNG, JPEG, TIFF, "
+        f"OME-Zarr){others}"
     )
 
 

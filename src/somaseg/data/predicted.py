@@ -1,9 +1,12 @@
 """Read what `somaseg predict` left as a data set: its cells are annotations."""
 
 from pathlib import Path
+from typing import Any
 
+from somaseg.data.axes import Plane
 from somaseg.data.faults import Faults
 from somaseg.data.formats.results import read_results
+from somaseg.data.images import is_image
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
@@ -49,18 +52,17 @@ def read_predicted(
         SomasegError: one of the two files is damaged.
     """
     given = read_json(folder / IMAGES)
-    if not isinstance(given, dict) or not all(isinstance(p, str) for p in given.values()):
-        raise SomasegError(f"{folder / IMAGES}: not paths of images by id; predict again")
+    paths, planes = images_given(folder / IMAGES, given)
     found = read_results(folder / RESULTS)
     names = next((cells.names for cells in found.values()), ())
     index = ImageIndex([images]) if images is not None else None
     samples = []
-    for name in dict.fromkeys([*given, *found]):
-        path = index.find(name) if index else Path(given[name]) if name in given else None
+    for name in dict.fromkeys([*paths, *found]):
+        path = index.find(name) if index else paths.get(name)
         cells, size = found.get(name), None
-        if path is not None and is_there(path) and path.is_file():
+        if path is not None and is_there(path) and (path.is_file() or is_image(path)):
             try:
-                size = checked_header(path, name, faults).size
+                size = checked_header(path, name, faults, planes.get(name)).size
             except SomasegError as error:
                 faults.add("unreadable image", message_without(path, error), path, image=name)
                 continue
@@ -78,5 +80,34 @@ def read_predicted(
             message = "has changed since it was predicted; predict it again"
             faults.add("size mismatch", message, folder / IMAGES, image=name)
             continue
-        samples.append(Sample(name, cells.size, path, cells, group=well_group(name)))
+        of_stack = planes.get(name) if path is not None else None
+        group = well_group(name)
+        samples.append(Sample(name, cells.size, path, cells, group=group, plane=of_stack))
     return Reading(Dataset(with_image_classes(samples), names, str(folder)), faults)
+
+
+def image_entry(sample: Sample) -> str | dict[str, Any]:
+    """What ``images.json`` says of an image: its path, and the plane of its file if it is one."""
+    assert sample.image_path is not None
+    path = str(sample.image_path.resolve())
+    return path if sample.plane is None else {"path": path, **sample.plane.to_json()}
+
+
+def images_given(file: Path, given: Any) -> tuple[dict[str, Path], dict[str, Plane]]:
+    """Take apart what ``images.json`` holds: a path by id, or a path and a plane of its file.
+
+    Raises:
+        SomasegError: it holds something else.
+    """
+    paths, planes = {}, {}
+    try:
+        for name, entry in given.items():
+            if isinstance(entry, dict):
+                entry = dict(entry)
+                paths[name] = Path(entry.pop("path"))
+                planes[name] = Plane.from_json(entry)
+            else:
+                paths[name] = Path(entry)
+    except (AttributeError, KeyError, TypeError, ValueError, SomasegError) as error:
+        raise SomasegError(f"{file}: not paths of images by id; predict again") from error
+    return paths, planes

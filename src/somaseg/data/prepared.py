@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.state import file_state
 from somaseg.data.types import Sample
 from somaseg.files import CannotWrite, atomic_path, own_folder
 
@@ -99,8 +100,8 @@ class PreparedImages(Sequence[Prepared]):
 def _fingerprint(sample: Sample, key: str) -> str:
     instances = sample.annotated()
     path = sample.image_path
-    stat = path.stat() if path is not None else None
-    facts = (_VERSION, key, str(path), stat and (stat.st_mtime_ns, stat.st_size), sample.size)
+    state = file_state(path) if path is not None else None
+    facts = (_VERSION, key, str(path), state, sample.size, sample.plane)
     digest = sha256(repr(facts).encode("utf-8", "surrogatepass"))
     for array in (instances.boxes, instances.pixels):
         digest.update(np.ascontiguousarray(array))

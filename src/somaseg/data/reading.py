@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.axes import Plane, without_plane
 from somaseg.data.faults import Faults
 from somaseg.data.images import Header, image_header, list_images
 from somaseg.data.types import Dataset, Sample
@@ -114,6 +115,7 @@ class ImageIndex:
             found = [path for tail in (name, *tails) if _is_file(path := folder / tail)][:1]
             for key in (*plain, *(image_name(last) + ending for ending in _RAW_ENDINGS)):
                 found = found or names.get(key, [])
+            found = found or _stacks(names.get(without_plane(image_name(last)), []))
             self._found.update(found)
             if len(found) > 1:
                 raise SomasegError(
@@ -195,13 +197,13 @@ def locate(
     return path, real
 
 
-def checked_header(path: Path, image: str, faults: Faults) -> Header:
+def checked_header(path: Path, image: str, faults: Faults, plane: Plane | None = None) -> Header:
     """Read an image's header; note if viewers turn what is stored.
 
     Raises:
         SomasegError: as :func:`somaseg.data.images.image_header`.
     """
-    header = image_header(path)
+    header = image_header(path, plane.scene if plane else 0)
     if header.orientation != 1:
         message = (
             f"orientation {header.orientation} (EXIF, TIFF): viewers turn it, here and in the "
@@ -284,6 +286,19 @@ def refuse_shattered(reading: Reading) -> None:
         )
         file = reading.files.get(sample.id, Path(reading.dataset.source))
         reading.faults.add("shattered masks", message, file, image=sample.id)
+
+
+def _stacks(paths: list[Path]) -> list[Path]:
+    """Files of several planes, of which ``a_t003`` is one of ``a.tif``."""
+    found = []
+    for path in paths:
+        try:
+            header = image_header(path)
+        except SomasegError:
+            continue  # told where it is asked for by its own name
+        if not header.alone:
+            found.append(path)
+    return found
 
 
 def _is_file(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from somaseg import looks
+from somaseg.data.axes import Plane
 from somaseg.data.images import read_image
 from somaseg.data.windows import map_image
 from somaseg.errors import SomasegError
@@ -31,6 +32,8 @@ class Sample:
         group: images that share it (same well, same plate) stay in one fold.
         crowd: regions of cells that nobody told apart (COCO's ``iscrowd``): no instances, but COCO
             AP counts nothing found there as wrong.
+        plane: which image of its file, where that holds several.
+        pixel_size: side of a pixel in µm, as the file says; none if it does not.
     """
 
     id: str
@@ -40,6 +43,8 @@ class Sample:
     image_class: str | None = None
     group: str | None = None
     crowd: Instances | None = None
+    plane: Plane | None = None
+    pixel_size: float | None = None
 
     def __post_init__(self) -> None:
         if self.instances is not None and self.instances.size != self.size:
@@ -59,7 +64,8 @@ class Sample:
         """
         if self.image_path is None:
             raise SomasegError(f"image {self.id}: its file was not found; give the images' folder")
-        image = map_image(self.image_path) if mapped else read_image(self.image_path)
+        read = map_image if mapped else read_image
+        image = read(self.image_path, self.plane)
         if image.shape[:2] != self.size:
             raise SomasegError(
                 f"{self.image_path}: {image.shape[1]}×{image.shape[0]} pixels, but annotated on "
@@ -76,6 +82,13 @@ class Sample:
         if self.instances is None:
             raise SomasegError(f"image {self.id}: not annotated, but annotations are needed here")
         return self.instances
+
+
+def image_ending(sample: Sample) -> str:
+    """Return how a copy of an image's file ends; a plane of a stack becomes an OME-TIFF."""
+    if sample.plane is not None:
+        return ".ome.tif"
+    return sample.image_path.suffix if sample.image_path is not None else ""
 
 
 @dataclass(frozen=True, eq=False)

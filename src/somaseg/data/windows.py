@@ -8,17 +8,25 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from somaseg.data import ome_zarr, tiff
+from somaseg.data.axes import Plane
 from somaseg.data.images import image_header, read_image, to_gray
 from somaseg.errors import SomasegError
 
+_KEPT = ("uint8", "uint16", "float32")
 _STRIP = 1 << 22  # pixels that are looked at together
 
 
-def map_image(path: str | Path) -> npt.NDArray[Any]:
+def map_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
     """Open a micrograph without reading it, if its pixels lie in the file as they are.
 
-    That is so in uncompressed TIFF files of uint8, uint16 or float32. Any other file is read whole,
-    by :func:`somaseg.data.images.read_image`.
+    That is so in uncompressed TIFF files of uint8, uint16 or float32; an OME-Zarr is read where it
+    is asked for (:class:`somaseg.data.ome_zarr.LazyPlane`). Any other file is read whole, by
+    :func:`somaseg.data.images.read_image`.
+
+    Args:
+        path: of the file.
+        plane: which, where it holds several.
 
     Returns:
         ``(h, w)`` or ``(h, w, 3)``, not to be written to.
@@ -27,8 +35,11 @@ def map_image(path: str | Path) -> npt.NDArray[Any]:
         SomasegError: as ``read_image``; that a mapped image has values that are not finite is
             found by :func:`find_levels`.
     """
+    path = Path(path)
     header = image_header(path)
-    if not header.plain:
+    if plane is not None:
+        return _map_plane(path, plane)
+    if not header.plain or not header.alone or path.is_dir():
         return read_image(path)
     try:
         mapped = tifffile.memmap(path, mode="r")
@@ -41,6 +52,23 @@ def map_image(path: str | Path) -> npt.NDArray[Any]:
     if mapped.ndim == 3:
         return mapped[..., 0] if mapped.shape[2] <= 2 else mapped[..., :3]  # without alpha
     return mapped
+
+
+def _map_plane(path: Path, plane: Plane) -> npt.NDArray[Any]:
+    if ome_zarr.is_zarr(path):
+        lazy = ome_zarr.map_plane(path, plane)
+        return lazy if str(lazy.dtype) in _KEPT else read_image(path, plane)
+    mapped = None
+    if _is_tiff(path):
+        mapped = tiff.map_plane(path, plane)
+    if mapped is None:
+        return read_image(path, plane)
+    return mapped if mapped.ndim == 2 or plane.channel is None else mapped[..., plane.channel]
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith(tiff.TIFF_MAGICS)
 
 
 def find_levels(

@@ -1,24 +1,31 @@
 """Segment images and write the results in every format that a user may want next."""
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from somaseg import __version__
 from somaseg.data.formats.results import result_entries, write_results
 from somaseg.data.formats.submission import write_submission
+from somaseg.data.predicted import image_entry
+from somaseg.data.state import file_state
 from somaseg.data.tables import csv_text
 from somaseg.data.types import Sample
 from somaseg.data.windows import find_levels
 from somaseg.errors import SomasegError
-from somaseg.files import CannotWrite, check_apart, file_name, own_folder, remove_folder, write_json
+from somaseg.files import (
+    CannotWrite,
+    check_apart,
+    file_name,
+    own_folder,
+    remove_folder,
+    write_json,
+)
 from somaseg.folders import IMAGES, LABELS, OVERLAYS, RESULTS, SUBMISSION, kind_of
 from somaseg.instances import Instances
 from somaseg.masks.parallel import available_workers
@@ -33,7 +40,7 @@ from somaseg.predict.results import (
     write_page,
 )
 from somaseg.predict.segmenter import Segmenter
-from somaseg.predict.shards import WORK, Shards
+from somaseg.predict.shards import WORK, Shards, fingerprint_of
 
 LARGE = 4096 * 4096
 """Images of more pixels are predicted and written in bounded memory."""
@@ -149,7 +156,7 @@ def segment_samples(
         more: some of :data:`somaseg.predict.results.MORE`: ``cells.csv`` (see
             :func:`somaseg.data.measure.measure`), ``rois/ID.zip``, ``geojson/ID.geojson``,
             ``report.html``.
-        pixel_size: side of a pixel in µm, for the table.
+        pixel_size: side of a pixel in µm, for the table; without, what the images' files say.
 
     Raises:
         SomasegError: results would go over somebody's files, or cannot be written.
@@ -159,15 +166,19 @@ def segment_samples(
     k, n = shard
     shards = Shards(out, f"{k}-of-{n}")
     model = segmenter.fingerprint()
-    if "cells" in more or "geojson" in more:  # measurements that stand must be the same ones
-        model += table_head(pixel_size) + repr(pixel_size)
+    if pixel_size is not None:
+        samples = [replace(sample, pixel_size=pixel_size) for sample in samples]
+    head = table_head(any(sample.pixel_size is not None for sample in samples))
+    measured = not {"cells", "geojson", "ome-tiff", "ome-zarr"}.isdisjoint(more)
     keys: dict[str, str] = {}
     failed: dict[str, str] = {}
     todo = []
-    work = _Work(segmenter, shards, keys, out, overlays, large, tell, more, pixel_size)
+    work = _Work(segmenter, shards, keys, out, overlays, large, tell, more, head)
     for sample in samples[k - 1 :: n]:
-        keys[sample.id] = _key(model, sample)
-        if _stands(shards, sample, keys[sample.id], work):
+        # Measurements that stand must be the same ones.
+        facts = model + head + repr(sample.pixel_size) if measured else model
+        keys[sample.id] = fingerprint_of(facts, sample)
+        if _stands(sample, work):
             if done:
                 done(sample.id)
         else:
@@ -187,11 +198,10 @@ def segment_samples(
     names = [s.id for s in samples if s.id in shards.finished and s.id not in failed]
     if n == 1:
         tables = table_paths(out, more)
-        head = table_head(pixel_size)
         shards.join(names, out / RESULTS, out / SUBMISSION, tables.get("cells"), head)
         write_json(
             out / IMAGES,
-            {s.id: str(s.image_path.resolve()) for s in samples if s.image_path and s.id in names},
+            {s.id: image_entry(s) for s in samples if s.image_path and s.id in names},
         )
         if "page" in tables:
             drawn = [sample for sample in samples if sample.id in names]
@@ -242,11 +252,11 @@ class _Work:
         large: int,
         tell: Tell | None,
         more: Collection[str],
-        pixel_size: float | None,
+        head: str,
     ) -> None:
         self.segmenter, self.shards, self.keys = segmenter, shards, keys
         self.out, self.overlays, self.large, self.tell = out, overlays, large, tell
-        self.more, self.pixel_size = more, pixel_size
+        self.more, self.head = more, head
         self.slots: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self.alone = threading.Lock()  # one large image at a time: each takes memory
         self.stopped = threading.Event()
@@ -261,11 +271,10 @@ class _Work:
             return
         path = sample.image_path
         assert path is not None
-        state = path.stat()
         folder = own_folder(self.out / WORK / "tiles") / file_name(sample.id)
         with self.alone:
             levels = find_levels(image, name=str(path))
-            stamp = [str(path.resolve()), state.st_size, state.st_mtime_ns]
+            stamp = [str(path.resolve()), *file_state(path), image_entry(sample)]
             with self.slots:
                 bands = self.segmenter.bands(
                     image, folder, levels, stamp, lambda *x: self._progress(sample.id, *x)
@@ -278,7 +287,7 @@ class _Work:
         write_label_image(labels, bands)
         if self.overlays:
             write_overlay(drawn, image, bands)
-        table = write_more(self.out, sample, image, bands, self.more, self.pixel_size)
+        table = write_more(self.out, sample, image, bands, self.more, self.head)
         results = (entry for part in bands for entry in result_entries(part, sample.id))
         rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
         empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows
@@ -330,20 +339,10 @@ def _threads_of_networks(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _key(model: str, sample: Sample) -> str:
-    """Fingerprint of an image's file and of all that decides on its cells."""
-    parts: list[Any] = [__version__, model, sample.size]
-    if sample.image_path is not None:
-        with contextlib.suppress(OSError):
-            state = sample.image_path.stat()
-            parts += [str(sample.image_path.resolve()), state.st_size, state.st_mtime_ns]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _stands(shards: Shards, sample: Sample, key: str, work: _Work) -> bool:
+def _stands(sample: Sample, work: _Work) -> bool:
     """Whether an image's results are all there, of the same file, model and options."""
-    if sample.id not in shards.finished or shards.finished[sample.id][1].key != key:
+    if not work.shards.has(sample.id, work.keys[sample.id]):
         return False
     paths = [*output_paths(work.out, sample, work.large)[: 1 + work.overlays]]
     paths += image_paths(work.out, sample, work.more).values()
-    return all(path.is_file() for path in paths)
+    return all(path.exists() for path in paths)

@@ -63,15 +63,24 @@ def write_more(
     image: npt.NDArray[Any],
     bands: Bands,
     more: Collection[str],
-    pixel_size: float | None,
+    head: str,
 ) -> str:
-    """Write an image's own files; return its rows of the table of cells, if there is one."""
+    """Write an image's own files; return its rows of the table of cells, if there is one.
+
+    Args:
+        out: folder of the results.
+        sample: the image.
+        image: its pixels.
+        bands: its cells.
+        more: what is wanted, of :data:`MORE`.
+        head: of the table, from :func:`table_head`.
+    """
     paths = image_paths(out, sample, more)
     if "rois" in paths:
         write_rois(paths["rois"], bands.whole())
     tables = []
     if "cells" in more or "geojson" in more:
-        tables = list(cell_tables(bands, image, pixel_size))
+        tables = list(cell_tables(bands, image, sample.pixel_size))
     if "geojson" in paths:
         joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         write_geojson(paths["geojson"], bands.whole(), joined)
@@ -79,14 +88,15 @@ def write_more(
         return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([sample.id, *row] for table in tables for row in rows_of(table))
+    columns = head.rstrip().split(",")[1:]
+    writer.writerows([sample.id, *row] for table in tables for row in rows_of(table, columns))
     return text.getvalue()
 
 
-def table_head(pixel_size: float | None) -> str:
-    """First line of the table of cells."""
+def table_head(sized: bool) -> str:
+    """First line of the table of cells; with lengths in µm, too, if pixels have a size."""
     nothing = np.zeros((1, 1))
-    columns = measure(Instances.empty((1, 1)), nothing, pixel_size=pixel_size)
+    columns = measure(Instances.empty((1, 1)), nothing, pixel_size=1.0 if sized else None)
     return ",".join(["image", *columns]) + "\n"
 
 

@@ -11,6 +11,8 @@ An image counts as finished when its line in the index is whole; what a killed p
 it is cut off. Memory holds the index only. Several processes may each write a shard of their own.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -19,6 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from somaseg import __version__
+from somaseg.data.state import file_state
+from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, own_folder, writing
 
@@ -78,6 +83,10 @@ class Shards:
         for file, end in self._ends.items():
             with writing(mine / file), (mine / file).open("ab") as opened:
                 opened.truncate(end)
+
+    def has(self, name: str, key: str) -> bool:
+        """Whether an image is finished, with this fingerprint."""
+        return name in self.finished and self.finished[name][1].key == key
 
     def add(
         self,
@@ -179,6 +188,17 @@ class Shards:
         finally:
             for stream in opened.values():
                 stream.close()
+
+
+def fingerprint_of(facts: str, sample: Sample) -> str:
+    """Tell an image's file, and ``facts`` of all that decides on its cells, from others."""
+    parts: list[Any] = [__version__, facts, sample.size]
+    if sample.image_path is not None:
+        with contextlib.suppress(OSError):
+            parts += [str(sample.image_path.resolve()), *file_state(sample.image_path)[-2:]]
+    if sample.plane is not None:
+        parts.append(sample.plane.to_json())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _age(path: Path) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from somaseg.data.axes import without_plane
 from somaseg.data.faults import Faults
 from somaseg.data.formats.coco_entries import by_image, categories_of, images_of
 from somaseg.data.formats.registry import Format
@@ -26,7 +27,7 @@ from somaseg.data.reading import (
     well_group,
     with_image_classes,
 )
-from somaseg.data.types import Dataset, Sample
+from somaseg.data.types import Dataset, Sample, image_ending
 from somaseg.errors import SomasegError
 from somaseg.files import file_name, read_json, write_json
 from somaseg.folders import is_leftover
@@ -80,7 +81,8 @@ def read_coco(
         image_path, size = locate(named, index, size, need_images, faults, path, name)
         if size is None:
             continue
-        if image_path is not None and taken.setdefault(image_path, name) != name:
+        of_stack = image_path is not None and image_name(image_path) == without_plane(name) != name
+        if image_path is not None and not of_stack and taken.setdefault(image_path, name) != name:
             message = f"{image_path} is also image {taken[image_path]}; give each a file of its own"
             faults.add("ambiguous image", message, path, image=name)
             continue
@@ -170,10 +172,9 @@ def write_annotations(path: str | Path, dataset: Dataset) -> None:
     annotations: list[dict[str, Any]] = []
     for number, sample in enumerate(dataset, start=1):
         height, width = sample.size
-        ending = sample.image_path.suffix if sample.image_path else ".png"
         image = {
             "id": number,
-            "file_name": f"{file_name(sample.id)}{ending}",
+            "file_name": file_name(sample.id) + (image_ending(sample) or ".png"),
             "width": width,
             "height": height,
             "class": sample.image_class,

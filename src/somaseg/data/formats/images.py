@@ -5,7 +5,7 @@ from pathlib import Path
 
 from somaseg.data.faults import Faults
 from somaseg.data.formats.registry import Format
-from somaseg.data.images import is_image_path, list_images
+from somaseg.data.images import is_image, list_images
 from somaseg.data.reading import Reading, checked_header, image_name, message_without, well_group
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
@@ -24,9 +24,11 @@ def read_images(
         SomasegError: there are none.
     """
     path = Path(path)
-    paths = [path] if path.is_file() else list_images(path) or _images_below(path)
+    paths = [path] if is_image(path) or path.is_file() else list_images(path) or _images_below(path)
     if not paths:
-        raise SomasegError(f"{path}: neither annotations nor images (PNG, JPEG, TIFF) in it")
+        raise SomasegError(
+            f"{path}: neither annotations nor images (PNG, JPEG, TIFF, OME-Zarr) in it"
+        )
     samples: dict[str, Sample] = {}
     for file in paths:
         name = image_name(file)
@@ -50,7 +52,9 @@ def _images_below(folder: Path) -> list[Path]:
 
 def _detect(path: Path) -> list[Path]:
     # A folder of images is only that where no format finds annotations: load.detect falls back.
-    return [path] if path.is_file() and is_image_path(path) else []
+    return [path] if is_image(path) else []
 
 
-FORMAT = Format("images", "images (PNG, JPEG, TIFF)", _detect, read_images, folders=True)
+FORMAT = Format(
+    "images", "images (PNG, JPEG, TIFF, OME-Zarr, …)", _detect, read_images, folders=True
+)
