@@ -270,3 +270,13 @@ def test_a_link_to_nothing_is_named(tmp_path):
     faults = Faults()
     assert read_images(tmp_path, faults).dataset.ids == ["a"]
     assert [f.message for f in faults] == ["a link to a file that is not there"]
+
+
+def test_a_webp_that_claims_more_than_pillow_reads(tmp_path):
+    path = tmp_path / "a.webp"
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(path)
+    data = path.read_bytes()
+    at = data.index(b"\x9d\x01\x2a") + 3  # then the width and the height of the frame
+    path.write_bytes(data[:at] + (16383).to_bytes(2, "little") * 2 + data[at + 4 :])
+    with pytest.raises(SomasegError, match=r"a\.webp: Image size .* Save it as PNG or TIFF"):
+        read_image(path)

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from somaseg.errors import SomasegError
 from somaseg.files import DAMAGE, damaged
 from somaseg.limits import check_pixels
 
@@ -39,13 +41,15 @@ def open_picture(path: Path, head: bytes) -> ImageFile:
     """Open a file that begins with one of :data:`PICTURE_MAGICS`; nothing is decoded yet.
 
     Raises:
-        SomasegError: its header is damaged.
+        SomasegError: its header is damaged, or claims more than Pillow reads.
     """
     kind = next(kind for magic, kind in _KINDS.items() if head.startswith(magic))
     try:
         return kind(path)
     except DAMAGE as error:
         raise damaged(path, f"in its header: {error}") from error
+    except DecompressionBombError as error:  # Pillow's reader of WebP has that limit, too
+        raise SomasegError(f"{path}: {error} Save it as PNG or TIFF.") from error
 
 
 def png_bits(head: bytes) -> int:
