@@ -104,6 +104,15 @@ def feature(**changes: Any) -> dict[str, Any]:
     return to_geojson(some_cells()[1])["features"][0] | changes
 
 
+def test_a_class_that_is_a_number_is_called_so(tmp_path: Path) -> None:
+    content = to_geojson(some_cells())
+    for feature in content["features"]:
+        feature["properties"]["classification"] = {"name": 0.5}
+    (tmp_path / "x.geojson").write_text(json.dumps(content))
+    found = read_geojson(tmp_path / "x.geojson", SIZE)
+    assert (found.names, set(found.classes)) == (("0.5",), {0})
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -95,6 +95,7 @@ def read_geojson(path: str | Path, size: Size, names: Sequence[str] | None = Non
             properties = feature.get("properties") or {}
             box, crop = fill(_polygons(feature["geometry"]), size)
             kind = (properties.get("classification") or {}).get("name")
+            kind = None if kind is None else str(kind)  # a number, in files of scripts
             score = (properties.get("measurements") or {}).get(SCORE, 1.0)
             score = float(score)
         except SomasegError as error:
@@ -108,7 +109,7 @@ def read_geojson(path: str | Path, size: Size, names: Sequence[str] | None = Non
         if kind is not None and kind not in known:
             if names is not None:
                 raise SomasegError(f"{where}: class {kind!r} is none of {', '.join(names)}")
-            known.append(str(kind))
+            known.append(kind)
         boxes.append(box)
         crops.append(crop)
         scores.append(score)
