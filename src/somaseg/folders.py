@@ -18,6 +18,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, write_json, writing
+from somaseg.files import MARK, read_json, remove_folder, write_json, writing
 
 Kind = Literal["run", "fit", "search", "ensemble", "masks"]
 
@@ -189,6 +190,31 @@ def _holder(folder: Path) -> str:
         return "another process"
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a new folder beside ``path``; rename it to ``path`` when the block ends well.
+
+    What stood at ``path`` is replaced if this program made it.
+
+    Raises:
+        CannotWrite: the folder cannot be made, or files stand at ``path`` that are not ours.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(".tmp", f".{path.name}.", path.parent))
+        try:
+            (temporary / MARK).touch()
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)
+            remove_folder(path)
+            temporary.replace(path)
+        finally:
+            remove_folder(temporary)
+
+
 def clear_leftovers(folder: Path) -> None:
     """Delete what killed writers left in a folder that the caller holds, and right below it.
 
@@ -199,3 +225,5 @@ def clear_leftovers(folder: Path) -> None:
         for path in list(place.iterdir()):
             if is_leftover(path) and path.is_file():
                 path.unlink(missing_ok=True)
+            elif is_leftover(path):
+                remove_folder(path)

@@ -133,9 +133,9 @@ def test_convert_with_the_format_named(tmp_path):
 
 def test_bad_choices_are_refused(tmp_path):
     competition(tmp_path, ROWS)
-    assert run("convert", tmp_path, tmp_path / "to", "--to", "yolo").exit_code == 2
+    assert run("convert", tmp_path, tmp_path / "to", "--to", "voc").exit_code == 2
     assert run("convert", tmp_path, tmp_path / "to").exit_code == 2
-    assert run("info", tmp_path, "--format", "yolo").exit_code == 2
+    assert run("info", tmp_path, "--format", "voc").exit_code == 2
 
 
 def test_help_needs_no_heavy_import():

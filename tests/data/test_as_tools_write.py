@@ -43,7 +43,7 @@ def kinds(reading):
 def test_a_file_of_nothing_but_crowds_is_refused(tmp_path):
     reading = read_dataset(coco(tmp_path, [SQUARE | {"iscrowd": 1}, OTHER | {"iscrowd": 1}]))
     assert kinds(reading) == ["crowd region", "crowd region", "all crowd"]
-    with pytest.raises(SomasegError, match="all 2 annotations have iscrowd 1, as CVAT"):
+    with pytest.raises(SomasegError, match="all 2 annotations have iscrowd 1, as pycococreator"):
         load_dataset(tmp_path)
 
 

@@ -86,15 +86,15 @@ def test_an_empty_folder(tmp_path, format, message):
 
 
 def test_what_cannot_be_a_data_set(tmp_path):
-    (tmp_path / "a_seg.npy").touch()
+    (tmp_path / "a.npy").touch()
     (tmp_path / "a.xlsx").touch()
     write_image(tmp_path / "a.png")
     for name, format, message in [
-        ("a_seg.npy", "auto", "NumPy files may carry code and are not read"),
+        ("a.npy", "auto", "NumPy files may carry code and are not read"),
         ("a.xlsx", "auto", "not known; give a folder, a CSV, a COCO JSON, or images"),
         ("nothing", "auto", "no such file or folder"),
         ("a.png", "labels", "a file; give the folder of label images"),
-        ("a.png", "yolo", "format 'yolo': choose one of auto, competition"),
+        ("a.png", "voc", "format 'voc': choose one of auto, competition"),
     ]:
         with pytest.raises(SomasegError, match=message):
             load_dataset(tmp_path / name, format)

@@ -70,7 +70,7 @@ def test_the_command_line_knows_it(package, data, tmp_path):
     done = somaseg("data", "convert", str(data), str(tmp_path / "l"), "--to", "labels")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "l" / "labels").iterdir()) == ["a.tif", "b.tif"]
-    wrong = somaseg("data", "info", str(data), "--format", "yolo")
+    wrong = somaseg("data", "info", str(data), "--format", "voc")
     assert wrong.returncode == 2
     assert "boxes" in wrong.stderr
 

@@ -34,9 +34,10 @@ app = typer.Typer(
 )
 
 
+READ_ONLY = ("images", "cells", "cellpose", "labelme", "yolo")
 # What only reads says so when it is asked to write.
 OutputFormat = StrEnum(  # type: ignore[misc]
-    "OutputFormat", [name for name in format_names() if name not in ("images", "cells")]
+    "OutputFormat", [name for name in format_names() if name not in READ_ONLY]
 )
 """How annotations may be written."""
 

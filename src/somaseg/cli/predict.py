@@ -54,7 +54,8 @@ def predict(
         typer.Option(
             help="What else to write, of: cells (OUT/cells.csv, a table of measurements), rois "
             "(OUT/rois/ID.zip for Fiji), geojson (OUT/geojson/ID.geojson for QuPath), page "
-            "(OUT/report.html).",
+            "(OUT/report.html), ome-tiff (OUT/ome-tiff/ID.ome.tif, labels with the pixel size), "
+            "ome-zarr (OUT/ome-zarr/ID.ome.zarr, image and labels).",
         ),
     ] = "cells,page",
     pixel_size: Annotated[

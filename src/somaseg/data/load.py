@@ -175,8 +175,8 @@ def _detect_file(path: Path) -> Format:
             return format
     if path.name.lower().endswith(".npy"):
         raise SomasegError(
-            f"{path}: NumPy files may carry code and are not read; save the masks as label images "
-            "(Cellpose: --save_png or --save_tif)"
+            f"{path}: NumPy files may carry code and are not read, but for Cellpose's "
+            "NAME_seg.npy; save the masks as label images"
         )
     others = "".join(f", {format.what}" for format in known if format.name not in OURS)
     raise SomasegError(

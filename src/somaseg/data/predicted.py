@@ -9,6 +9,7 @@ from somaseg.data.formats.results import read_results
 from somaseg.data.images import is_image
 from somaseg.data.reading import (
     ImageIndex,
+    Place,
     Reading,
     checked_header,
     message_without,
@@ -17,7 +18,7 @@ from somaseg.data.reading import (
 )
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.files import is_there, read_json
+from somaseg.files import file_name, is_there, read_json
 from somaseg.folders import IMAGES, RESULTS, kind_of
 from somaseg.instances import Instances
 
@@ -84,6 +85,19 @@ def read_predicted(
         group = well_group(name)
         samples.append(Sample(name, cells.size, path, cells, group=group, plane=of_stack))
     return Reading(Dataset(with_image_classes(samples), names, str(folder)), faults)
+
+
+def images_beside(folder: Path) -> dict[str, Place]:
+    """Images that the predictions in a folder, or in the one above, are of; by id and file name.
+
+    So corrected results find their images: ``rois/ID.zip``, ``labels/ID.tif``.
+    """
+    for place in (folder, folder.parent):
+        if (place / IMAGES).is_file():
+            paths, planes = images_given(place / IMAGES, read_json(place / IMAGES))
+            found = {name: (path, planes.get(name)) for name, path in paths.items()}
+            return found | {file_name(name): place for name, place in found.items()}
+    return {}
 
 
 def image_entry(sample: Sample) -> str | dict[str, Any]:

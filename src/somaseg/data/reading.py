@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from somaseg.data.faults import Faults
 from somaseg.data.images import Header, image_header, list_images
 from somaseg.data.types import Dataset, Sample
 from somaseg.errors import SomasegError
-from somaseg.files import file_name
+from somaseg.files import file_name, is_there
 from somaseg.limits import check_pixels
 from somaseg.masks.parallel import map_images
 from somaseg.masks.pieces import count_pieces
@@ -83,13 +84,18 @@ def path_parts(name: str) -> list[str]:
 
 
 _DRIVE = re.compile(r"[A-Za-z]:$")
+_LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-(?=.)")  # put in front of the names of files sent to it
+Place = tuple[Path, Plane | None]
+_NONE: Mapping[str, Place] = MappingProxyType({})
 _RAW_ENDINGS = ("_img", "_image", "_raw")  # of images beside their masks: a_img.png, a_masks.png
 
 
 class ImageIndex:
     """Finds images by name in a few folders; the first folder that has one wins."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], given: Mapping[str, Place] = _NONE) -> None:
+        """Look into folders; ``given`` are further images by name, each a file and its plane."""
+        self.given = given
         self.folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
         self._by_name: list[dict[str, list[Path]]] = []
         self._found: set[Path] = set()
@@ -110,7 +116,8 @@ class ImageIndex:
         parts = path_parts(name) or [name]
         tails = ["/".join(parts[k:]) for k in range(len(parts))]
         last = parts[-1]
-        plain = (last, image_name(last), file_name(name))
+        stem = image_name(last)
+        plain = (last, stem, file_name(name), _LABEL_STUDIO.sub("", stem))
         for folder, names in zip(self.folders, self._by_name, strict=True):
             found = [path for tail in (name, *tails) if _is_file(path := folder / tail)][:1]
             for key in (*plain, *(image_name(last) + ending for ending in _RAW_ENDINGS)):
@@ -124,7 +131,13 @@ class ImageIndex:
                 )
             if found:
                 return found[0]
-        return None
+        place = self.given.get(name) or self.given.get(file_name(name))
+        return place[0] if place is not None and is_there(place[0]) else None
+
+    def plane_of(self, name: str) -> Plane | None:
+        """Which plane of its file an image is, where that was given."""
+        place = self.given.get(name) or self.given.get(file_name(name))
+        return place[1] if place is not None and self.find(name) == place[0] else None
 
     def others(self) -> list[Path]:
         """Return the images never asked for, in folders where others were found."""

@@ -1,6 +1,6 @@
 """Label images and overlays of any size, strip by strip."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ STRIP = 4096 * 4096
 """Pixels that are drawn at once, about; a smaller image is one strip."""
 
 
-def write_label_image(path: str | Path, bands: Bands) -> None:
+def write_label_image(path: str | Path, bands: Bands, ome: Mapping[str, Any] | None = None) -> None:
     """Write a label image: TIFF of 16 bit, or of 32 above 65,535 cells; cell k of the bands is k.
+
+    Args:
+        path: of the file.
+        bands: the cells.
+        ome: makes it an OME-TIFF, with these metadata.
 
     Raises:
         somaseg.files.CannotWrite: the disk is full, …
@@ -35,7 +40,7 @@ def write_label_image(path: str | Path, bands: Bands) -> None:
             table = np.concatenate([[0], numbers + 1]).astype(dtype)
             yield table[cells.to_labels()]
 
-    _write_tiff(path, bands.size, dtype, strips(), "minisblack")
+    _write_tiff(path, bands.size, dtype, strips(), "minisblack", ome)
 
 
 def write_overlay(path: str | Path, image: npt.NDArray[Any], bands: Bands) -> None:
@@ -98,10 +103,11 @@ def _write_tiff(
     dtype: npt.DTypeLike,
     strips: Iterator[npt.NDArray[Any]],
     photometric: str,
+    ome: Mapping[str, Any] | None = None,
 ) -> None:
     """Write strips as a compressed TIFF; several, each ``TILE`` high, in square tiles."""
     data: Any = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if ome is None else {"ome": True, "metadata": dict(ome)}
     if shape[0] * shape[1] <= STRIP:
         (data,) = strips
     else:
@@ -110,6 +116,6 @@ def _write_tiff(
             for strip in strips
             for x in range(0, shape[1], TILE)
         )
-        options = {"shape": shape, "dtype": dtype, "tile": (TILE, TILE)}
+        options |= {"shape": shape, "dtype": dtype, "tile": (TILE, TILE)}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, data, compression="zlib", photometric=photometric, **options)

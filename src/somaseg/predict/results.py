@@ -12,6 +12,7 @@ import numpy.typing as npt
 from somaseg.data.formats.geojson import write_geojson
 from somaseg.data.formats.rois import check_roi_size, write_rois
 from somaseg.data.measure import TOUCH, Table, count_neighbours, measure, rows_of
+from somaseg.data.ome_tiff import ome_metadata
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import file_name
@@ -20,12 +21,19 @@ from somaseg.instances import Instances
 from somaseg.masks.coco import coco_counts_to_crop
 from somaseg.masks.flat import Size
 from somaseg.predict.bands import Bands
+from somaseg.predict.pictures import write_label_image
 from somaseg.predict.shards import Shards
+from somaseg.predict.zarr_folder import check_zarr, write_ome_zarr
 from somaseg.report.found import write_found
 
-MORE = ("cells", "rois", "geojson", "page")
+MORE = ("cells", "rois", "geojson", "page", "ome-tiff", "ome-zarr")
 """What may be written beside label images, COCO results, the submission and overlays."""
-_PLACES = {"rois": ("rois", ".zip"), "geojson": ("geojson", ".geojson")}
+_PLACES = {
+    "rois": ("rois", ".zip"),
+    "geojson": ("geojson", ".geojson"),
+    "ome-tiff": ("ome-tiff", ".ome.tif"),
+    "ome-zarr": ("ome-zarr", ".ome.zarr"),
+}
 
 
 def check_more(samples: Sequence[Sample], more: Collection[str], pixel_size: float | None) -> None:
@@ -40,6 +48,8 @@ def check_more(samples: Sequence[Sample], more: Collection[str], pixel_size: flo
     if "rois" in more:
         for sample in samples:
             check_roi_size(sample.size)
+    if "ome-zarr" in more:
+        check_zarr()
     measure(Instances.empty((1, 1)), pixel_size=pixel_size)
 
 
@@ -78,6 +88,10 @@ def write_more(
     paths = image_paths(out, sample, more)
     if "rois" in paths:
         write_rois(paths["rois"], bands.whole())
+    if "ome-tiff" in paths:
+        write_label_image(paths["ome-tiff"], bands, ome_metadata(sample.pixel_size))
+    if "ome-zarr" in paths:
+        write_ome_zarr(paths["ome-zarr"], image, bands, sample.pixel_size)
     tables = []
     if "cells" in more or "geojson" in more:
         tables = list(cell_tables(bands, image, sample.pixel_size))

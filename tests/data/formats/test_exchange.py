@@ -155,12 +155,16 @@ def test_bad_rois_are_told_in_one_line(tmp_path: Path) -> None:
         data[begin] = 0xFF
         path.write_bytes(data)
 
+    def write_text(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x.txt", "nothing")
+
     for write, reason in [
         (hold(line.tobytes()), "'scale': a line, which has no area"),
         (hold(b"Iout" + bytes(9)), "damaged"),
         (squeezed, "damaged"),
         (lambda: path.write_bytes(b"PK nonsense"), "not ImageJ ROIs"),
-        (lambda: zipfile.ZipFile(path, "w").close(), "no .roi"),
+        (lambda: write_text(path), "no .roi"),
     ]:
         write()
         with pytest.raises(SomasegError, match=reason) as error:

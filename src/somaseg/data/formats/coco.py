@@ -1,9 +1,10 @@
 """COCO annotations: polygons, compressed and plain run lengths; written as the latter.
 
 Crowd regions (``iscrowd`` 1 marks an area of cells nobody told apart) are not instances: they are
-kept apart, with a warning. A file in which every annotation is marked so (CVAT, pycococreator) is
-refused. Ids are compared by value: 7, 7.0 and "7" are one. Beyond the standard, the keys ``class``
-and ``group`` of an image are understood: we write them so that images without cells keep theirs.
+kept apart, with a warning. CVAT marks every mask so, and its masks are taken for instances; another
+file in which every annotation is marked so (pycococreator) is refused. Ids are compared by value:
+7, 7.0 and "7" are one. Beyond the standard, the keys ``class`` and ``group`` of an image are
+understood: we write them so that images without cells keep theirs.
 """
 
 from collections.abc import Mapping

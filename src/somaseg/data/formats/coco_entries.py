@@ -114,6 +114,9 @@ def by_image(
         number = plain_id(category)
         label = positions.get(number) if number is not None else None
         crowd = _CROWD.get(str(annotation.get("iscrowd")).lower())
+        told = annotation.get("attributes")
+        if crowd and isinstance(told, dict) and "occluded" in told:
+            crowd = False  # CVAT marks each mask so, and its annotations by this attribute
         if label is None:
             message = f"category_id {category!r} is none of the categories"
             faults.add("unknown class", message, path, row, name)
@@ -128,7 +131,7 @@ def by_image(
             found.setdefault(key, []).append(Annotation(row, annotation, label, crowd))
     if crowded and crowded == len(annotations):
         message = (
-            f"all {crowded} annotations have iscrowd 1, as CVAT and pycococreator mark every mask: "
+            f"all {crowded} annotations have iscrowd 1, as pycococreator marks every mask: "
             "no cell is left; set iscrowd to 0 where a mask is one cell"
         )
         faults.add("all crowd", message, path)

@@ -12,12 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from somaseg.data.faults import Faults
+from somaseg.data.formats.by_image import read_by_image
+from somaseg.data.formats.registry import Format
 from somaseg.data.measure import Table
+from somaseg.data.reading import Reading, image_name
+from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
-from somaseg.files import read_json, write_text
+from somaseg.files import file_name, read_json, write_text
+from somaseg.folders import is_leftover
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.masks.outlines import fill, outline
+from somaseg.masks.resolve import OrderName
 
 SCORE = "Score"
 """Measurement that holds the score."""
@@ -135,3 +142,39 @@ def _numbers(table: Table | None, i: int) -> dict[str, float]:
     values = {name: column[i] for name, column in table.items() if name not in left_out}
     # JSON has no NaN, and QuPath no use for it.
     return {name: round(float(v), 4) for name, v in values.items() if np.isfinite(float(v))}
+
+
+def read_geojson_folder(
+    path: str | Path,
+    faults: Faults,
+    images: str | Path | None = None,
+    need_images: bool = True,
+    sizes: Mapping[str, Size] | None = None,
+) -> Reading:
+    """Read ``geojson/NAME.geojson``, or such files beside images; see :func:`read_by_image`."""
+    path = Path(path)
+    files = [path] if path.is_file() else _files(path)
+    if not files:
+        raise SomasegError(f"{path}: no NAME.geojson in this folder")
+    folder = None if images is None else Path(images)
+    return read_by_image(path, files, image_name, read_geojson, faults, folder, need_images)
+
+
+def _files(folder: Path) -> list[Path]:
+    inner = folder / "geojson" if (folder / "geojson").is_dir() else folder
+    return [file for file in sorted(inner.glob("*.geojson")) if not is_leftover(file)]
+
+
+def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> None:
+    for sample in dataset:
+        path = folder / "geojson" / f"{file_name(sample.id)}.geojson"
+        write_geojson(path, sample.annotated())
+
+
+def _detect(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".geojson" else []
+    return [path] if _files(path) else []
+
+
+FORMAT = Format("geojson", "QuPath's GeoJSON", _detect, read_geojson_folder, _write, folders=True)

@@ -28,6 +28,7 @@ from somaseg.data.formats.label_tables import (
 )
 from somaseg.data.formats.registry import Format
 from somaseg.data.images import list_images, read_labels
+from somaseg.data.predicted import images_beside
 from somaseg.data.reading import (
     ImageIndex,
     Reading,
@@ -73,7 +74,10 @@ def _image_of(file: Path) -> str:
 def find_label_folder(root: Path) -> Path | None:
     """Return the folder of label images: ``labels/``, ``masks/``, or ``root`` with its endings."""
     for name in LABEL_FOLDERS:
-        if (root / name).is_dir():
+        # Of text files there, YOLO knows more.
+        if (root / name).is_dir() and (
+            list_images(root / name) or not any((root / name).iterdir())
+        ):
             return root / name
     if any(_is_labelled(path) for path in list_images(root)):
         return root
@@ -115,7 +119,8 @@ def read_label_images(
     tables_at = folder.parent if folder.name in LABEL_FOLDERS else folder
     tables = read_tables(tables_at, faults)
     names = tables.names
-    index = ImageIndex(_image_folders(root, folder, images))
+    given = images_beside(folder) if images is None else {}
+    index = ImageIndex(_image_folders(root, folder, images), given)
     samples: list[Sample] = []
     rows: dict[str, list[str]] = {}
     files: dict[str, Path] = {}
@@ -148,7 +153,8 @@ def read_label_images(
         instances = Instances.from_flat(size, read.flat, scores, classes, names)
         group = tables.group.get(name) or well_group(name)
         whole = tables.image_class.get(name) or (names[0] if len(names) == 1 else None)
-        samples.append(Sample(name, size, image_path, instances, whole, group))
+        plane = index.plane_of(name)
+        samples.append(Sample(name, size, image_path, instances, whole, group, plane=plane))
         rows[name] = [f"label {value}" for value in values]
     if need_images:
         note_unannotated(index, faults, but=set(label_paths))

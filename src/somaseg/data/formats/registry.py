@@ -23,10 +23,19 @@ if TYPE_CHECKING:
     from somaseg.masks.resolve import OrderName
 
 GROUP = "somaseg.formats"
-OURS = {
-    name: EntryPoint(name, f"somaseg.data.formats.{name}:FORMAT", GROUP)
-    for name in ("competition", "coco", "labels", "cells", "images")
-}
+_OURS = (
+    "competition",
+    "labelme",
+    "coco",
+    "labels",
+    "cells",
+    "rois",
+    "geojson",
+    "cellpose",
+    "yolo",
+    "images",
+)
+OURS = {name: EntryPoint(name, f"somaseg.data.formats.{name}:FORMAT", GROUP) for name in _OURS}
 
 
 class Reader(Protocol):

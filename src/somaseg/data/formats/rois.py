@@ -4,25 +4,34 @@ Outlines go along the edges of pixels, so that Fiji fills exactly the mask. A ce
 several pieces becomes a composite ROI. Class and score stand in the ROI's name and properties.
 """
 
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.faults import Faults
+from somaseg.data.formats.by_image import read_by_image
+from somaseg.data.formats.registry import Format
+from somaseg.data.reading import Reading, image_name
+from somaseg.data.types import Dataset
 from somaseg.errors import SomasegError
-from somaseg.files import DAMAGE, atomic_path, check_regular
+from somaseg.files import DAMAGE, atomic_path, check_regular, file_name
+from somaseg.folders import is_leftover
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.masks.outlines import fill, outline
+from somaseg.masks.resolve import OrderName
 
 if TYPE_CHECKING:
     from roifile import ImagejRoi
 
 MOST_BYTES = 1 << 24
 """Of one ROI: a zip that claims more is no ROI manager's."""
+_ENDING = re.compile(r"[-_. ]?(RoiSet|ROIs?)$", re.IGNORECASE)
 _MOVE, _LINE, _CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, as ImageJ stores them
 
 
@@ -143,7 +152,7 @@ def _read(path: Path) -> list["ImagejRoi"]:
             large = [entry.filename for entry in entries if entry.file_size > MOST_BYTES]
             if large:
                 raise SomasegError(f"{path}: {large[0]} is too large to be an ROI")
-            if not entries:
+            if not entries and file.infolist():
                 raise SomasegError(f"{path}: no .roi in it; save it from Fiji's ROI manager")
             return [roifile.ImagejRoi.frombytes(file.read(entry)) for entry in entries]
     except SomasegError:
@@ -177,3 +186,57 @@ def _roifile() -> Any:
     except ImportError as error:
         raise SomasegError("ImageJ ROIs need roifile; pip install 'somaseg[lab]'") from error
     return roifile
+
+
+def _roi_image(file: Path) -> str:
+    """Name of the image that a file of ROIs is of: of ``a.zip``, ``a_RoiSet.zip``."""
+    return _ENDING.sub("", image_name(file)) or image_name(file)
+
+
+def _files(folder: Path) -> list[Path]:
+    inner = folder / "rois" if (folder / "rois").is_dir() else folder
+    return [file for file in sorted(inner.glob("*.zip")) if _holds_rois(file)]
+
+
+def _holds_rois(file: Path) -> bool:
+    if is_leftover(file):
+        return False
+    try:
+        with zipfile.ZipFile(file) as opened:
+            names = opened.namelist()
+    except DAMAGE:
+        return False
+    return all(name.lower().endswith(".roi") for name in names)
+
+
+def read_roi_folder(
+    path: str | Path,
+    faults: Faults,
+    images: str | Path | None = None,
+    need_images: bool = True,
+    sizes: Mapping[str, Size] | None = None,
+) -> Reading:
+    """Read ``rois/NAME.zip``, or such files beside their images; see :func:`read_by_image`."""
+    path = Path(path)
+    files = [path] if path.is_file() else _files(path)
+    if not files:
+        raise SomasegError(f"{path}: no zip of ROIs in this folder")
+    folder = None if images is None else Path(images)
+    return read_by_image(path, files, _roi_image, read_rois, faults, folder, need_images)
+
+
+def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> None:
+    for sample in dataset:
+        check_roi_size(sample.size)
+    for sample in dataset:
+        write_rois(folder / "rois" / f"{file_name(sample.id)}.zip", sample.annotated())
+
+
+def _detect(path: Path) -> list[Path]:
+    if path.is_file():
+        roi = path.suffix.lower() == ".roi"
+        return [path] if roi or (path.suffix.lower() == ".zip" and _holds_rois(path)) else []
+    return [path] if _files(path) else []
+
+
+FORMAT = Format("rois", "zips of ImageJ's ROIs", _detect, read_roi_folder, _write, folders=True)
