@@ -11,12 +11,13 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from somaseg.data.synthetic import write_dataset
+from somaseg.data.synthetic import make_image, write_dataset
 from somaseg.errors import SomasegError
 from somaseg.runs import cluster as module
 from somaseg.runs.cluster import connected
@@ -255,14 +256,45 @@ def test_a_scheduler_that_is_restarted_loses_nothing(place, local):
     same(local, out)
 
 
+def done_images(out):
+    indexes = (out / ".predict").glob("*/index.jsonl")
+    return sorted(json.loads(line)["id"] for path in indexes for line in path.open())
+
+
+def test_predictions_are_those_of_this_machine_and_none_is_made_twice(place, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(5):
+        cv2.imwrite(str(images / f"{number}.png"), make_image("cort", number, (64, 64))[0])
+    (images / "broken.png").write_bytes((images / "4.png").read_bytes()[:200])
+    done = somaseg("predict", images, "--out", tmp_path / "here", check=False)
+    assert done.returncode == 1
+    words = ("predict", images, "--out", tmp_path / "there", "--cluster", place.address)
+    done = somaseg(*words, check=False)
+    assert done.returncode == 1  # an image was left out
+    assert "5 images" in done.stdout
+    assert done.stderr.count("broken.png") == 1
+    assert done_images(tmp_path / "there") == list("01234")
+    assert len(list((tmp_path / "there/.predict").glob("*-of-2/index.jsonl"))) == 2
+    for path in (tmp_path / "here").rglob("*.*"):
+        other = tmp_path / "there" / path.relative_to(tmp_path / "here")
+        if path.suffix in (".tif", ".csv", ".json", ".png") and ".predict" not in path.parts:
+            assert path.read_bytes() == other.read_bytes()
+    (tmp_path / "there/labels/3.tif").unlink()
+    assert somaseg(*words, check=False).returncode == 1
+    assert done_images(tmp_path / "there") == list("012334")
+    done = somaseg(*words, "--shard", "1/2", check=False)
+    assert "--shard: leave it out" in done.stderr
+
+
 # ---- bad input: one line each, before anything starts ----
 
 
-@pytest.mark.parametrize("command", ["train", "fit", "search"])
+@pytest.mark.parametrize("command", ["train", "fit", "search", "predict"])
 def test_no_scheduler(command, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CONNECT", 0.5)
     data = write_dataset(tmp_path / "data", n_per_class=1, size=(64, 64), n_test=1)
-    words = [data]
+    words = [data / "test" if command == "predict" else data]
     if command == "search":
         (tmp_path / "space.yaml").write_text("training.rate: {choices: [0.001, 0.002]}\n")
         words += ["--space", tmp_path / "space.yaml"]

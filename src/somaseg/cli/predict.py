@@ -1,15 +1,23 @@
 """``somaseg predict``: micrographs in, masks out."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from somaseg.cli.options import ChannelOption, DeviceOption, EngineOption, FrameOption, ZOption
+from somaseg.cli.options import (
+    ChannelOption,
+    ClusterOption,
+    DeviceOption,
+    EngineOption,
+    FrameOption,
+    ZOption,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from somaseg.runs.predicting import Request
 
 VIEWS_HELP = (
     "Test-time views that are averaged: none, flips (4× the time), all (8×: also right angles), "
@@ -84,7 +92,8 @@ def predict(
             "--jobs",
             "-j",
             min=1,
-            help="Images that are segmented at once; without, as many as there are cores.",
+            help="Images that are segmented at once; without, as many as there are cores. With "
+            "--cluster, tasks at a time.",
             show_default=False,
         ),
     ] = None,
@@ -100,6 +109,7 @@ def predict(
     ] = None,
     device: DeviceOption = None,
     engine: EngineOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Find the cells in micrographs.
 
@@ -116,32 +126,42 @@ def predict(
     """
     from somaseg.cli.sources import gather
     from somaseg.data.axes import Choice
+    from somaseg.errors import SomasegError
     from somaseg.folders import hold
-    from somaseg.predict.load import load_segmenter
     from somaseg.predict.outputs import check_outputs, segment_samples
+    from somaseg.predict.shards import hold_shard
+    from somaseg.runs.predicting import Request
 
     part = _part(shard)
+    if cluster is not None and shard is not None:
+        raise SomasegError("--shard: leave it out; --cluster deals the images itself")
     given = gather(images, Choice(channel, frame, z))
     more = tuple(filter(None, (name.strip() for name in write.split(","))))
     check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
-    segmenter = load_segmenter(model, views, tile, overlap, diameter)
-    finished = 0
-
-    def count(name: str) -> None:
-        nonlocal finished
-        finished += 1
-        bars.done(name)
-
+    request = Request(
+        model=None if model is None else str(model.absolute()),
+        views=views,
+        tile=tile,
+        overlap=overlap,
+        diameter=diameter,
+        overlays=overlays,
+        more=more,
+        pixel_size=pixel_size,
+    )
+    segmenter = request.segmenter()
     mine = given.samples[part[0] - 1 :: part[1]]
     try:
-        with hold(out) if part == (1, 1) else nullcontext(), _Bars(len(mine)) as bars:
+        bars = _Bars(len(mine))
+        with hold(out) if part == (1, 1) else hold_shard(out, part), bars:
+            if cluster is not None:
+                _on_cluster(cluster, request.of(mine), out, jobs, bars)
             found = segment_samples(
                 segmenter,
                 given.samples,
                 out,
                 overlays,
                 tell=bars.tell,
-                done=count,
+                done=bars.done if cluster is None else None,
                 workers=jobs,
                 shard=part,
                 more=more,
@@ -149,14 +169,14 @@ def predict(
             )
     except KeyboardInterrupt:
         typer.echo(
-            f"stopped: results of {finished} of {len(mine)} images stand in {out}; the same "
+            f"stopped: results of {bars.finished} of {len(mine)} images stand in {out}; the same "
             "command goes on with the others",
             err=True,
         )
         raise typer.Exit(130) from None
     again = len(mine) - len(found.done) - len(found.failed)
     typer.echo(f"{len(found.cells)} images, {found.total} cells: {out}")
-    if again > 0:
+    if again > 0 and cluster is None:
         typer.echo(f"{again} of them stood already, from the same model and options")
     if found.diameters and diameter == "auto":
         taken = sorted(found.diameters.values())
@@ -173,6 +193,18 @@ def predict(
         typer.echo(f"left out: {line}", err=True)
     if left:
         raise typer.Exit(1)
+
+
+def _on_cluster(
+    cluster: str, request: "Request", out: Path, jobs: int | None, bars: "_Bars"
+) -> None:
+    """Have the images done by tasks on a cluster."""
+    from somaseg.runs.execute import executor
+    from somaseg.runs.predicting import predict_by_tasks
+
+    folders = {Path(path).parent for *_, path in request.images if path is not None}
+    with executor(cluster, out, [request.model, *sorted(folders)]) as found:
+        predict_by_tasks(request, out, found.execute, jobs or found.jobs, bars.of_tasks)
 
 
 def _part(text: str | None) -> tuple[int, int]:
@@ -198,6 +230,8 @@ class _Bars:
         self.progress = Bars()
         self.images = self.progress.add_task("images", total=images)
         self.tiles: dict[str, TaskID] = {}
+        self.by_task: dict[str, int] = {}
+        self.finished = 0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -208,7 +242,17 @@ class _Bars:
 
     def done(self, name: str) -> None:
         """An image is done."""
-        self.progress.advance(self.images)
+        self.finished += 1
+        self.progress.update(self.images, completed=self.finished)
+
+    def of_tasks(self, name: str, event: dict[str, Any]) -> None:
+        """A task has told something."""
+        if "note" in event:
+            self.progress.console.print(f"{name}: {event['note']}")
+        if event.get("stage") == "images":
+            self.by_task[name] = event["done"]
+            self.finished = sum(self.by_task.values())
+            self.progress.update(self.images, completed=self.finished)
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Tiles done of a large image."""

@@ -40,7 +40,7 @@ from somaseg.predict.results import (
     write_page,
 )
 from somaseg.predict.segmenter import Segmenter
-from somaseg.predict.shards import WORK, Shards, fingerprint_of
+from somaseg.predict.shards import WORK, Shards, fingerprint_of, shard_name
 
 LARGE = 4096 * 4096
 """Images of more pixels are predicted and written in bounded memory."""
@@ -162,9 +162,9 @@ def segment_samples(
         SomasegError: results would go over somebody's files, or cannot be written.
     """
     out, samples = Path(out), list(samples)
-    check_outputs(samples, out, overlays, (), large, more, pixel_size)
     k, n = shard
-    shards = Shards(out, f"{k}-of-{n}")
+    check_outputs(samples[k - 1 :: n], out, overlays, (), large, more, pixel_size)
+    shards = Shards(out, shard_name(shard))
     model = segmenter.fingerprint()
     if pixel_size is not None:
         samples = [replace(sample, pixel_size=pixel_size) for sample in samples]

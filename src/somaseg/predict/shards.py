@@ -26,6 +26,7 @@ from somaseg.data.state import file_state
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, own_folder, writing
+from somaseg.folders import hold
 
 WORK = ".predict"
 """Folder in ``OUT`` for what is found on the way."""
@@ -199,6 +200,23 @@ def fingerprint_of(facts: str, sample: Sample) -> str:
     if sample.plane is not None:
         parts.append(sample.plane.to_json())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def hold_shard(out: str | Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Hold shard (k, n) of a folder of results against other writers while the block runs.
+
+    Raises:
+        SomasegError: another process writes to it; it is named.
+    """
+    folder = own_folder(own_folder(Path(out) / WORK) / shard_name(shard))
+    with hold(folder, wait=10):  # one whose worker was killed ends by itself within that
+        yield
+
+
+def shard_name(shard: tuple[int, int]) -> str:
+    """Name of shard (k, n)."""
+    return f"{shard[0]}-of-{shard[1]}"
 
 
 def _age(path: Path) -> tuple[int, str]:
