@@ -213,21 +213,21 @@ def test_a_stop_says_what_stands_and_how_to_go_on(tmp_path, quick, monkeypatch):
     for name in "abc":
         cv2.imwrite(str(tmp_path / f"{name}.png"), make_image("cort", 4, (64, 70))[0])
     images = [tmp_path / f"{name}.png" for name in "abc"]
-    from somaseg.predict import outputs
+    from somaseg.predict import image_work
 
-    write = outputs.write_label_image
+    write = image_work.write_label_image
 
     def stop(path, bands):
         if path.stem == "c":
             raise KeyboardInterrupt
         write(path, bands)
 
-    monkeypatch.setattr(outputs, "write_label_image", stop)
+    monkeypatch.setattr(image_work, "write_label_image", stop)
     code, said = ending("predict", *images, "--out", tmp_path / "out", "--jobs", "1")
     assert code == 130
     assert "results of 2 of 3 images stand in" in said
     assert "the same command goes on" in said
-    monkeypatch.setattr(outputs, "write_label_image", write)
+    monkeypatch.setattr(image_work, "write_label_image", write)
     code, said = ending("predict", *images, "--out", tmp_path / "out")
     assert code == 0
     assert "2 of them stood already" in said

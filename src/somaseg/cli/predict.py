@@ -17,6 +17,7 @@ from somaseg.cli.options import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from somaseg.predict.segmenter import Segmenter
     from somaseg.runs.predicting import Request
 
 VIEWS_HELP = (
@@ -154,7 +155,7 @@ def predict(
         bars = _Bars(len(mine))
         with hold(out) if part == (1, 1) else hold_shard(out, part), bars:
             if cluster is not None:
-                _on_cluster(cluster, request.of(mine), out, jobs, bars)
+                _on_cluster(cluster, request.of(mine), segmenter, out, jobs, bars)
             found = segment_samples(
                 segmenter,
                 given.samples,
@@ -196,15 +197,21 @@ def predict(
 
 
 def _on_cluster(
-    cluster: str, request: "Request", out: Path, jobs: int | None, bars: "_Bars"
+    cluster: str,
+    request: "Request",
+    segmenter: "Segmenter",
+    out: Path,
+    jobs: int | None,
+    bars: "_Bars",
 ) -> None:
     """Have the images done by tasks on a cluster."""
     from somaseg.runs.execute import executor
     from somaseg.runs.predicting import predict_by_tasks
 
-    folders = {Path(path).parent for *_, path in request.images if path is not None}
+    folders = {Path(image.path).parent for image in request.images if image.path is not None}
     with executor(cluster, out, [request.model, *sorted(folders)]) as found:
-        predict_by_tasks(request, out, found.execute, jobs or found.jobs, bars.of_tasks)
+        room = jobs or found.jobs
+        predict_by_tasks(request, segmenter, out, found.execute, room, bars.of_tasks)
 
 
 def _part(text: str | None) -> tuple[int, int]:
@@ -232,6 +239,7 @@ class _Bars:
         self.tiles: dict[str, TaskID] = {}
         self.by_task: dict[str, int] = {}
         self.finished = 0
+        self.tiles_of: dict[str, dict[str, tuple[int, int]]] = {}
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -253,9 +261,14 @@ class _Bars:
             self.by_task[name] = event["done"]
             self.finished = sum(self.by_task.values())
             self.progress.update(self.images, completed=self.finished)
+        if event.get("stage") == "tiles":
+            parts = self.tiles_of.setdefault(event["image"], {})
+            parts[name] = event["done"], event["total"]
+            done, total = map(sum, zip(*parts.values(), strict=True))
+            self.tell(event["image"], done, total)
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Tiles done of a large image."""
         if name not in self.tiles:
             self.tiles[name] = self.progress.add_task(f"tiles of {name}", total=total)
-        self.progress.update(self.tiles[name], completed=done)
+        self.progress.update(self.tiles[name], completed=done, total=total)

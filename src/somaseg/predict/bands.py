@@ -12,7 +12,7 @@ where it was::
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,17 +130,13 @@ def segment(
         gray = predictor.prepare(image, levels)
     else:
         levels = levels or find_levels(image)
-        plan = {
-            "predictor": predictor.fingerprint(),
-            "image": [list(image.shape), str(image.dtype), list(levels), stamp],
-        }
-        spool.begin(plan)
+        spool.begin(_plan(predictor, image, levels, stamp))
 
     def tile(i: int, j: int) -> Gray:
         place = grid.slices(i, j)
         return predictor.prepare(np.asarray(image[place]), levels) if gray is None else gray[place]
 
-    _predict_rows(predictor, grid, tile, spool, progress)
+    _predict_rows(predictor, grid, tile, spool, progress, range(len(grid.rows)))
     _join_rows(grid, spool)
     kind = "cells"
     if rescorer is not None:
@@ -151,6 +147,63 @@ def segment(
         elected = Whole.of(_cells(spool, kind, i) for i in range(len(grid.rows))).elected
     _settle_bands(grid, spool, kind, settings, elected)
     return Bands(grid.size, [spool.part("band", i) for i in range(len(grid.rows))])
+
+
+def begin_rows(
+    predictor: Finder,
+    image: npt.NDArray[Any],
+    folder: str | Path,
+    levels: tuple[float, float],
+    stamp: Any = None,
+) -> int:
+    """Make a folder ready for :func:`predict_rows`, by several processes; the number of rows.
+
+    Args are those of :func:`segment`, which finds in the folder what they left.
+    """
+    _Spool(Path(folder)).begin(_plan(predictor, image, levels, stamp))
+    return len(predictor.grid(image.shape).rows)
+
+
+def known_levels(folder: str | Path, stamp: Any) -> tuple[float, float] | None:
+    """Percentiles of the image of such a stamp that a folder was begun for; none if for another."""
+    path = Path(folder) / "plan.json"
+    if not path.exists():
+        return None
+    *_, levels, known = read_json(path)["image"]
+    return (levels[0], levels[1]) if known == stamp else None
+
+
+def predict_rows(
+    predictor: Finder,
+    image: npt.NDArray[Any],
+    folder: str | Path,
+    levels: tuple[float, float],
+    rows: Iterable[int],
+    progress: Progress | None = None,
+) -> None:
+    """Predict some rows of tiles of an image into a folder that :func:`begin_rows` made ready.
+
+    Args:
+        predictor, image, folder, levels: as for :func:`segment`.
+        rows: from 0; those that lie there already are left as they are.
+        progress: told after each tile.
+    """
+    grid = predictor.grid(image.shape)
+
+    def tile(i: int, j: int) -> Gray:
+        return predictor.prepare(np.asarray(image[grid.slices(i, j)]), levels)
+
+    _predict_rows(predictor, grid, tile, _Spool(Path(folder)), progress, list(rows))
+
+
+def _plan(
+    predictor: Finder, image: npt.NDArray[Any], levels: tuple[float, float], stamp: Any
+) -> dict[str, Any]:
+    """What decides on the rows of a folder."""
+    return {
+        "predictor": predictor.fingerprint(),
+        "image": [list(image.shape), str(image.dtype), list(levels), stamp],
+    }
 
 
 class _Spool:
@@ -201,18 +254,20 @@ def _predict_rows(
     tile: Callable[[int, int], Gray],
     spool: _Spool,
     progress: Progress | None,
+    rows: Sequence[int],
 ) -> None:
     columns = len(grid.columns)
-    for i in range(len(grid.rows)):
+    total = len(rows) * columns
+    for done, i in enumerate(rows):
         if spool.has("row", i):
             if progress:
-                progress((i + 1) * columns, len(grid))
+                progress((done + 1) * columns, total)
             continue
         found = {}
         for j in range(columns):
             found[str(j)] = predictor.find(tile(i, j), grid.shape)
             if progress:
-                progress(i * columns + j + 1, len(grid))
+                progress(done * columns + j + 1, total)
         spool.save("row", i, found)
 
 

@@ -1,52 +1,34 @@
 """Segment images and write the results in every format that a user may want next."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from somaseg.data.formats.results import result_entries, write_results
+from somaseg.data.formats.results import write_results
 from somaseg.data.formats.submission import write_submission
 from somaseg.data.predicted import image_entry
-from somaseg.data.state import file_state
-from somaseg.data.tables import csv_text
 from somaseg.data.types import Sample
-from somaseg.data.windows import find_levels
 from somaseg.errors import SomasegError
 from somaseg.files import (
     CannotWrite,
     check_apart,
     file_name,
-    own_folder,
     remove_folder,
     write_json,
 )
-from somaseg.folders import IMAGES, LABELS, OVERLAYS, RESULTS, SUBMISSION, kind_of
+from somaseg.folders import IMAGES, LABELS, RESULTS, SUBMISSION, kind_of
 from somaseg.instances import Instances
-from somaseg.masks.parallel import available_workers
 from somaseg.predict.bands import Bands
-from somaseg.predict.pictures import write_label_image, write_overlay
+from somaseg.predict.image_work import LARGE, ImageWork, Tell, for_each, output_paths
+from somaseg.predict.pictures import write_label_image
 from somaseg.predict.results import (
     check_more,
     image_paths,
-    table_head,
     table_paths,
-    write_more,
     write_page,
 )
 from somaseg.predict.segmenter import Segmenter
-from somaseg.predict.shards import WORK, Shards, fingerprint_of, shard_name
-
-LARGE = 4096 * 4096
-"""Images of more pixels are predicted and written in bounded memory."""
-
-Tell = Callable[[str, int, int], None]
-"""Called as ``tell(image id, tiles done, tiles in all)`` for large images."""
+from somaseg.predict.shards import WORK, Shards, shard_name
 
 
 @dataclass(frozen=True)
@@ -69,13 +51,6 @@ class Segmented:
     def total(self) -> int:
         """Cells of all images."""
         return sum(self.cells.values())
-
-
-def output_paths(out: Path, sample: Sample, large: int = LARGE) -> tuple[Path, Path]:
-    """Label image and overlay of an image; whatever it is called, they are in ``out``."""
-    name = file_name(sample.id)
-    ending = ".tif" if sample.size[0] * sample.size[1] > large else ".png"
-    return out / LABELS / f"{name}.tif", out / OVERLAYS / f"{name}{ending}"
 
 
 def check_outputs(
@@ -132,6 +107,7 @@ def segment_samples(
     shard: tuple[int, int] = (1, 1),
     more: Collection[str] = (),
     pixel_size: float | None = None,
+    chosen: Collection[str] | None = None,
 ) -> Segmented:
     """Segment images; each one's results are on the disk when it is done, the tables at the end.
 
@@ -157,28 +133,23 @@ def segment_samples(
             :func:`somaseg.data.measure.measure`), ``rois/ID.zip``, ``geojson/ID.geojson``,
             ``report.html``.
         pixel_size: side of a pixel in µm, for the table; without, what the images' files say.
+        chosen: ids of the images that are dealt to the shards; without, all.
 
     Raises:
         SomasegError: results would go over somebody's files, or cannot be written.
     """
     out, samples = Path(out), list(samples)
     k, n = shard
-    check_outputs(samples[k - 1 :: n], out, overlays, (), large, more, pixel_size)
+    mine = [s for s in samples if chosen is None or s.id in chosen][k - 1 :: n]
+    check_outputs(mine, out, overlays, (), large, more, pixel_size)
     shards = Shards(out, shard_name(shard))
-    model = segmenter.fingerprint()
-    if pixel_size is not None:
-        samples = [replace(sample, pixel_size=pixel_size) for sample in samples]
-    head = table_head(any(sample.pixel_size is not None for sample in samples))
-    measured = not {"cells", "geojson", "ome-tiff", "ome-zarr"}.isdisjoint(more)
-    keys: dict[str, str] = {}
     failed: dict[str, str] = {}
     todo = []
-    work = _Work(segmenter, shards, keys, out, overlays, large, tell, more, head)
-    for sample in samples[k - 1 :: n]:
-        # Measurements that stand must be the same ones.
-        facts = model + head + repr(sample.pixel_size) if measured else model
-        keys[sample.id] = fingerprint_of(facts, sample)
-        if _stands(sample, work):
+    work = ImageWork(segmenter, shards, samples, out, overlays, large, tell, more, pixel_size)
+    samples, head = work.samples, work.head
+    known = {sample.id: sample for sample in samples}
+    for sample in (known[one.id] for one in mine):
+        if work.stands(sample):
             if done:
                 done(sample.id)
         else:
@@ -194,7 +165,7 @@ def segment_samples(
         if done:
             done(sample.id)
 
-    _for_each(one, todo, work, workers)
+    for_each(one, todo, work, workers)
     names = [s.id for s in samples if s.id in shards.finished and s.id not in failed]
     if n == 1:
         tables = table_paths(out, more)
@@ -220,6 +191,22 @@ def segment_samples(
     )
 
 
+def unfinished(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    out: str | Path,
+    overlays: bool = True,
+    large: int = LARGE,
+    more: Collection[str] = (),
+    pixel_size: float | None = None,
+) -> list[str]:
+    """Ids of the images whose results do not stand; args as for :func:`segment_samples`."""
+    out = Path(out)
+    shards = Shards(out)
+    work = ImageWork(segmenter, shards, samples, out, overlays, large, None, more, pixel_size)
+    return [sample.id for sample in work.samples if not work.stands(sample)]
+
+
 def write(out: str | Path, found: Mapping[str, Instances]) -> None:
     """Write what was found as `somaseg predict` does, but for the overlays.
 
@@ -237,112 +224,3 @@ def write(out: str | Path, found: Mapping[str, Instances]) -> None:
         bands = Bands(cells.size, [cells])
         write_label_image(out / LABELS / f"{file_name(name)}.tif", bands)
     write_results(out / RESULTS, found)
-
-
-class _Work:
-    """What is done with an image: read, segmented, written, noted as finished."""
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        shards: Shards,
-        keys: dict[str, str],
-        out: Path,
-        overlays: bool,
-        large: int,
-        tell: Tell | None,
-        more: Collection[str],
-        head: str,
-    ) -> None:
-        self.segmenter, self.shards, self.keys = segmenter, shards, keys
-        self.out, self.overlays, self.large, self.tell = out, overlays, large, tell
-        self.more, self.head = more, head
-        self.slots: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        self.alone = threading.Lock()  # one large image at a time: each takes memory
-        self.stopped = threading.Event()
-
-    def __call__(self, sample: Sample) -> None:
-        is_large = sample.size[0] * sample.size[1] > self.large
-        image = sample.image(mapped=is_large)
-        if not is_large:
-            with self.slots:
-                bands = self.segmenter.bands(image)
-            self._write(sample, image, bands)
-            return
-        path = sample.image_path
-        assert path is not None
-        folder = own_folder(self.out / WORK / "tiles") / file_name(sample.id)
-        with self.alone:
-            levels = find_levels(image, name=str(path))
-            stamp = [str(path.resolve()), *file_state(path), image_entry(sample)]
-            with self.slots:
-                bands = self.segmenter.bands(
-                    image, folder, levels, stamp, lambda *x: self._progress(sample.id, *x)
-                )
-            self._write(sample, image, bands)
-        remove_folder(folder)
-
-    def _write(self, sample: Sample, image: Any, bands: Any) -> None:
-        labels, drawn = output_paths(self.out, sample, self.large)
-        write_label_image(labels, bands)
-        if self.overlays:
-            write_overlay(drawn, image, bands)
-        table = write_more(self.out, sample, image, bands, self.more, self.head)
-        results = (entry for part in bands for entry in result_entries(part, sample.id))
-        rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
-        empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows
-        self.shards.add(sample.id, self.keys[sample.id], results, empty, [table], bands.diameter)
-
-    def _progress(self, name: str, done: int, total: int) -> None:
-        if self.stopped.is_set():
-            raise KeyboardInterrupt
-        if self.tell:
-            self.tell(name, done, total)
-
-
-def _for_each(
-    one: Callable[[Sample], None], todo: Sequence[Sample], work: _Work, workers: int | None
-) -> None:
-    """Do the images with some threads; the kernels and the network let go of the interpreter."""
-    workers = min(workers or available_workers(), len(todo))
-    if workers <= 1 and len(todo) <= 1:
-        for sample in todo:
-            one(sample)
-        return
-    work.slots = threading.Semaphore(workers)
-    pending: set[Future[None]] = set()
-    with _threads_of_networks(workers), ThreadPoolExecutor(workers + 1) as pool:
-        try:
-            for sample in todo:
-                if len(pending) > workers:
-                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-                pending.add(pool.submit(one, sample))
-            for future in pending:
-                future.result()
-        except BaseException:
-            # Small images that are being done are finished: seconds of work that would be lost.
-            work.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-@contextlib.contextmanager
-def _threads_of_networks(workers: int) -> Iterator[None]:
-    """Share the cores out to the networks that run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _stands(sample: Sample, work: _Work) -> bool:
-    """Whether an image's results are all there, of the same file, model and options."""
-    if not work.shards.has(sample.id, work.keys[sample.id]):
-        return False
-    paths = [*output_paths(work.out, sample, work.large)[: 1 + work.overlays]]
-    paths += image_paths(work.out, sample, work.more).values()
-    return all(path.exists() for path in paths)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from somaseg import __version__
+from somaseg.data.predicted import image_entry
 from somaseg.data.state import file_state
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
-from somaseg.files import atomic_path, own_folder, writing
+from somaseg.files import atomic_path, file_name, own_folder, writing
 from somaseg.folders import hold
 
 WORK = ".predict"
@@ -200,6 +201,13 @@ def fingerprint_of(facts: str, sample: Sample) -> str:
     if sample.plane is not None:
         parts.append(sample.plane.to_json())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def place_of_rows(out: str | Path, sample: Sample) -> tuple[Path, list[Any]]:
+    """Folder for rows of tiles of a large image, and what tells its file from others."""
+    assert sample.image_path is not None
+    folder = own_folder(own_folder(Path(out) / WORK) / "tiles") / file_name(sample.id)
+    return folder, [*file_state(sample.image_path), image_entry(sample)]
 
 
 @contextlib.contextmanager
