@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from somaseg.data.faults import Faults
 from somaseg.data.formats.images import read_images
@@ -280,3 +281,9 @@ def test_a_webp_that_claims_more_than_pillow_reads(tmp_path):
     path.write_bytes(data[:at] + (16383).to_bytes(2, "little") * 2 + data[at + 4 :])
     with pytest.raises(SomasegError, match=r"a\.webp: Image size .* Save it as PNG or TIFF"):
         read_image(path)
+
+
+def test_the_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImageFile, "load", lambda file: pytest.fail("decoded"))
+    assert image_header(tmp_path / "a.png").size == GRAY.shape

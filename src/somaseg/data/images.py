@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
 from somaseg.data import foreign_files, ome_zarr
 from somaseg.data.axes import Axes, Plane
@@ -191,7 +192,8 @@ def _header(path: Path, head: bytes, scene: int, _: tuple[int, ...]) -> Header:
             )
     with open_picture(path, head) as file:
         try:
-            orientation = int(file.getexif().get(ORIENTATION, 1))
+            # A PNG's own would decode all pixels, for notes that may come behind them.
+            orientation = int(Image.getexif(file).get(ORIENTATION, 1))
         except DAMAGE:  # of what a camera noted the pixels do not depend
             orientation = 1
         channels = 1 if file.mode in ("1", "L", "LA", "I", "I;16") else 3
