@@ -12,12 +12,18 @@ import tifffile
 import yaml
 from PIL import Image
 
+from somaseg.data.axes import Choice
+from somaseg.data.faults import Faults
 from somaseg.data.folds import load_folds
+from somaseg.data.formats.cellpose import read_seg
 from somaseg.data.formats.geojson import read_geojson, write_geojson
+from somaseg.data.formats.images import read_images
+from somaseg.data.formats.labelme import read_shapes
 from somaseg.data.formats.results import read_results
 from somaseg.data.formats.rois import read_rois, write_rois
 from somaseg.data.images import image_header, read_image, read_labels
 from somaseg.data.load import read_dataset
+from somaseg.data.planes import with_planes
 from somaseg.data.types import Dataset, Sample
 from somaseg.data.windows import map_image
 from somaseg.decide.settings import parse_settings
@@ -46,6 +52,11 @@ def table(path: Path) -> None:
         read_dataset(path, need_images=images)
 
 
+def stack(path: Path) -> None:
+    for sample in with_planes(read_images(path, Faults()), Choice()).dataset:
+        sample.image()
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "picture": picture,
     "competition": table,
@@ -62,6 +73,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "rois": lambda path: read_rois(path, SIZE),
     "geojson": lambda path: read_geojson(path, SIZE),
     "cells": lambda path: read_dataset(path),
+    "stack": stack,
+    "outlines": lambda path: read_dataset(path, "yolo"),
+    "shapes": lambda path: read_shapes(path, SIZE),
+    "seg": lambda path: read_seg(path, SIZE),
 }
 
 
@@ -197,4 +212,29 @@ def make_seeds(folder: Path) -> list[tuple[str, Path, Path]]:
         (cell / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * np.uint8(1)).astype(np.uint8)).save(cell / f"{name}.png")
     add("cells", folder / "cells", cell / "masks" / "1.png")
+
+    stacks = folder / "stacks"
+    stacks.mkdir()
+    movie = np.stack([gray] * 4).reshape(2, 2, 24, 30)
+    tifffile.imwrite(stacks / "a.tif", movie, imagej=True, metadata={"axes": "TCYX"})
+    tifffile.imwrite(stacks / "b.ome.tif", movie, metadata={"axes": "ZCYX", "PhysicalSizeX": 0.5})
+    for path in sorted(stacks.iterdir()):
+        add("stack", path)
+    root = folder / "yolo"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    Image.fromarray(gray).save(root / "images" / "a.png")
+    (root / "labels" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n1 0.6 0.6 0.9 0.6 0.9 0.9\n")
+    (root / "data.yaml").write_text("names: [cort, astro]\n")
+    add("outlines", root, root / "labels" / "a.txt")
+    add("outlines", root, root / "data.yaml")
+    shapes = [
+        {"label": "cort", "points": [[2, 2], [9, 2], [9, 9]], "shape_type": "polygon"},
+        {"label": "astro", "points": [[12, 12], [15, 12]], "shape_type": "circle", "group_id": 1},
+    ]
+    content = {"shapes": shapes, "imagePath": "a.png", "imageHeight": 24, "imageWidth": 30}
+    (folder / "labelme.json").write_text(json.dumps(content))
+    add("shapes", folder / "labelme.json")
+    np.save(folder / "a_seg.npy", {"masks": labels, "filename": "a.png", "diameter": 9.0})
+    add("seg", folder / "a_seg.npy")
     return seeds
