@@ -187,7 +187,7 @@ def make_seeds(folder: Path) -> list[tuple[str, Path, Path]]:
     settle = {"cell": {"score": 0.5, "mask_threshold": 0.5, "nms_iou": 0.5, "min_area": 5}}
     (folder / "settle.json").write_text(json.dumps(settle))
     add("settle", folder / "settle.json")
-    (folder / "folds.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2}))
+    (folder / "folds.json").write_text(json.dumps({"k": 3, "folds": {"a": 0, "b": 1, "c": 2}}))
     add("folds", folder / "folds.json")
     ledger = folder / "ledger"
     ledger.mkdir()
