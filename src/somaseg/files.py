@@ -16,14 +16,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 from safetensors import SafetensorError
 
 from somaseg.errors import SomasegError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class CannotWrite(SomasegError):
@@ -156,12 +157,14 @@ def _check_aliases(value: Any, known: dict[int, int]) -> int:
     return known[id(value)]
 
 
-def read_arrays(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: str | Path) -> "dict[str, npt.NDArray[Any]]":
     """Read the arrays of an ``.npz`` file; what each claims to hold is checked before.
 
     Raises:
         SomasegError: missing, not such a file, truncated or damaged.
     """
+    import numpy as np  # which what only reads texts need not wait for
+
     path = check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:

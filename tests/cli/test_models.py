@@ -85,7 +85,7 @@ def test_names_are_whole_in_a_narrow_terminal():
 def test_the_table_needs_no_network():
     code = (
         "import sys\nfrom somaseg.cli.models import models\nmodels()\n"
-        "heavy = [m for m in ('torch', 'numba', 'cv2', 'scipy') if m in sys.modules]\n"
+        "heavy = [m for m in ('torch', 'numba', 'cv2', 'scipy', 'numpy') if m in sys.modules]\n"
         "print(heavy, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
