@@ -29,7 +29,8 @@ def _neighbours(n, i, j, iou):  # type: ignore[no-untyped-def]
         counts[i[k]] += 1
         counts[j[k]] += 1
     starts = np.zeros(n + 1, np.int64)
-    starts[1:] = np.cumsum(counts)
+    for row in range(n):  # numba takes two seconds to compile `starts[1:] = ...`
+        starts[row + 1] = starts[row] + counts[row]
     place = starts[:-1].copy()
     partners = np.empty(2 * i.size, np.int64)
     values = np.empty(2 * i.size, np.float64)
@@ -103,7 +104,8 @@ def _join_heads(order, i, j, iou, threshold):  # type: ignore[no-untyped-def]
 def _grown(array):  # type: ignore[no-untyped-def]
     """A copy with room for twice as much."""
     larger = np.empty(GROWTH * array.size, array.dtype)
-    larger[: array.size] = array
+    for k in range(array.size):
+        larger[k] = array[k]
     return larger
 
 
@@ -201,14 +203,16 @@ def _join_mean_masks(order, boxes, pixels, offsets, cut, weights, labels, thresh
             size = np.int64(u1 - u0) * (v1 - v0)
             if used + size > store.size:
                 larger = np.zeros(max(GROWTH * store.size, used + size), np.float32)
-                larger[:used] = store[:used]
+                for k in range(used):
+                    larger[k] = store[k]
                 store = larger
             if outgrown:
                 old_width = np.int64(frame[2] - frame[0])
                 p = begins[best]
                 q = used + np.int64(frame[1] - v0) * (u1 - u0) + (frame[0] - u0)
                 for _ in range(frame[3] - frame[1]):
-                    store[q : q + old_width] = store[p : p + old_width]
+                    for k in range(old_width):  # not onto itself: q is behind all that is used
+                        store[q + k] = store[p + k]
                     p += old_width
                     q += u1 - u0
             frame[0], frame[1], frame[2], frame[3] = u0, v0, u1, v1

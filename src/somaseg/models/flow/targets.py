@@ -92,7 +92,9 @@ def _cell_flow(labels: np.ndarray, k: int, extent: np.ndarray, flows: np.ndarray
         left, right = max(1, cx - step - 1), min(bw, cx + step + 1)
         # Slices that begin at 0 let the compiler see that no index is negative, and use SIMD.
         count = right - left + 1
-        above[: count + 2] = heat[top - 1, left - 1 : right + 2]
+        before = heat[top - 1, left - 1 : right + 2]
+        for x in range(count + 2):  # numba takes two seconds to compile `above[:n] = before`
+            above[x] = before[x]
         for y in range(top, bottom + 1):
             here, below = heat[y, left - 1 : right + 2], heat[y + 1, left - 1 : right + 2]
             for x in range(count + 2):
