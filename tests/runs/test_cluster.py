@@ -133,10 +133,9 @@ def run(place, out, *tasks, jobs=2, report=lambda *_: None):
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
 def parent(pid):
@@ -202,6 +201,32 @@ def test_ctrl_c_ends_the_processes_on_the_workers(place, tmp_path):
     assert len(pids) == 2
     assert not any(map(alive, pids))
     assert list(tmp_path.iterdir()) == []
+
+
+COMMAND = """
+import sys
+from distributed import Client
+from somaseg.runs.remote import work
+client = Client(sys.argv[1])
+client.submit(work, "a", "task_of_a_test", ["long", sys.argv[2]], {}, "killed", {}, []).result()
+"""
+
+
+def test_tasks_end_with_a_command_that_is_killed(place, tmp_path):
+    words = [sys.executable, "-c", COMMAND, place.address, str(tmp_path / "a")]
+    command = subprocess.Popen(words)
+    with Client(place.address, set_as_default=False) as client:
+
+        def pids():
+            events = [message[1] for _, message in client.get_events("killed")]
+            return [event["pid"] for event in events if "pid" in event]
+
+        (pid,) = wait_for(pids)
+    assert alive(pid)
+    command.kill()
+    command.wait()
+    wait_for(lambda: not alive(pid), 5)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_task_whose_worker_dies_is_done_by_another(place, tmp_path):
