@@ -396,7 +396,38 @@ def test_a_batch_system_is_asked_for_what_the_file_says(system, tmp_path):
         script = found.job_script()
     for part in ("fast", "lab", "02:00", "--gres=gpu:1", ". env/bin/activate", "--lifetime 100m"):
         assert part in script
-    assert "--resources 'cores=4 GPU=1 memory=16000000000'" in script
+    assert "--resources cores=4,GPU=1,memory=16000000000" in script
+
+
+def test_tasks_run_on_workers_that_a_queue_starts(tmp_path, monkeypatch):
+    """A queue that starts its jobs at once, on this machine."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    from dask_jobqueue.local import LocalCluster
+
+    def local(queue, account, **options):
+        return LocalCluster(**options)
+
+    monkeypatch.setattr(jobqueue, "SLURMCluster", local)
+    (tmp_path / "c.yaml").write_text("scheduler: slurm\nworkers: 1\nmemory: 1GB\n")
+    with (
+        pytest.raises(SomasegError, match="no `sbatch` here"),
+        connected(str(tmp_path / "c.yaml"), tmp_path / "out", []),
+    ):
+        pass
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    (tmp_path / "task_of_a_test.py").write_text(TASK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    (tmp_path / "c.yaml").write_text(
+        "scheduler: slurm\nworkers: 1\ncores: 2\nmemory: 2GB\n"
+        f"interface: lo\nlocal_directory: {tmp_path}\nlog_directory: {tmp_path}\n"
+    )
+    told = []
+    with connected(str(tmp_path / "c.yaml"), tmp_path / "out", []) as cluster:
+        assert cluster.jobs == 1
+        tasks = [("a", ["a", str(tmp_path / "out/a")])]
+        cluster.execute(tasks, 5, lambda *event: told.append(event), "task_of_a_test")
+    assert (tmp_path / "out/a").read_text() == "a"
+    assert any(event.get("threads") == "2" for _, event in told)
 
 
 def test_here_is_where_tasks_run_without_a_cluster(tmp_path):

@@ -14,6 +14,7 @@ The file of ``--cluster FILE.yaml``::
 With an address, ``cores``, ``memory`` and ``gpus`` are what a task takes of what the workers offer.
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
+_COMMANDS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
 
 
 class Needs(BaseModel):
@@ -78,12 +80,9 @@ class Queue(Needs):
 
     def options(self) -> dict[str, Any]:
         """Arguments of dask-jobqueue's class."""
-        offered = " ".join(f"{name}={amount:.0f}" for name, amount in self.resources.items())
-        extra = [
-            "--resources",
-            f"'{offered}'",
-            *(["--lifetime", self.lifetime] if self.lifetime else []),
-        ]
+        offered = ",".join(f"{name}={amount:.0f}" for name, amount in self.resources.items())
+        extra = ["--resources", offered]
+        extra += ["--lifetime", self.lifetime] if self.lifetime else []
         names = ("cores", "memory", "walltime", "queue", "interface", "log_directory")
         return {
             **{name: getattr(self, name) for name in (*names, "local_directory")},
@@ -104,12 +103,19 @@ class Queue(Needs):
         """Ask the batch system for the workers.
 
         Raises:
-            SomasegError: dask-jobqueue is not installed, or refuses the settings.
+            SomasegError: dask-jobqueue is not installed, or refuses the settings; no jobs can be
+                submitted from here.
         """
         try:
             import dask_jobqueue
         except ImportError as error:
             raise SomasegError("--cluster: run `pip install 'somaseg[cluster]'` first") from error
+        submit = _COMMANDS[self.scheduler]
+        if shutil.which(submit) is None:
+            raise SomasegError(
+                f"--cluster: there is no `{submit}` here; run this where jobs can be submitted to "
+                f"{self.scheduler}"
+            )
         try:
             found = getattr(dask_jobqueue, _CLASSES[self.scheduler])(**self.options())
             found.adapt(
