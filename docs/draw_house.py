@@ -11,6 +11,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "somaseg"
 PICTURE = Path(__file__).parent / "house.svg"
 FLOORS = (  # from the top; rooms of one floor stand side by side
+    ("napari_plugin", "the same in napari's window"),
     ("cli", "parse, call, print"),
     ("runs", "plan, train, search, fit: folders of experiments"),
     ("predict", "tiles, views, stitching, outputs"),

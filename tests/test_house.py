@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 # From the top of the house to its foundation; docs/architecture.md tells what each room is for.
 ROOMS = (
     "__main__",
+    "napari_plugin",
     "cli",
     "runs",
     "predict",

@@ -1,0 +1,1 @@
+"""The napari plugin (extra ``napari``): segment what is on show, correct it, keep it."""
