@@ -209,6 +209,14 @@ def test_one_bad_image_does_not_cost_the_rest(tmp_path, quick):
         run("predict", folder, "--out", out)
 
 
+def test_images_in_which_nothing_is_found_are_told(tmp_path, quick):
+    for name, value in (("a", 0), ("b", 9)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((64, 70), value, np.uint8))
+    code, said = ending("predict", tmp_path, "--out", tmp_path / "out", "--write", "")
+    assert code == 0
+    assert "note: no cell found in 2 of 2 images; is the model of such images" in said
+
+
 def test_a_stop_says_what_stands_and_how_to_go_on(tmp_path, quick, monkeypatch):
     for name in "abc":
         cv2.imwrite(str(tmp_path / f"{name}.png"), make_image("cort", 4, (64, 70))[0])

@@ -1,5 +1,6 @@
 """The page of what was found: its content, and in Chromium what it does."""
 
+import base64
 import re
 import shutil
 from collections.abc import Iterator
@@ -111,3 +112,18 @@ def test_sort_filter_and_enlarge_in_a_browser(browser: Any, tmp_path: Path, widt
     assert not tab.locator("dialog").is_visible()
     assert not lines
     assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+def test_ticks_of_charts_are_whole_and_plain(tmp_path: Path) -> None:
+    """Areas over one decade: labels such as 2×10² would lie over each other."""
+    page(tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text("utf-8")
+    charts = [
+        base64.b64decode(uri).decode()
+        for uri in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", text)
+    ]
+    assert len(charts) == 2
+    for chart in charts:
+        labels = re.findall(r">([^<]*\d[^<]*)</t", chart)
+        assert len(labels) > 3
+        assert all(re.fullmatch(r"\d+", label) or label.startswith("shsy5y") for label in labels)

@@ -188,6 +188,13 @@ def predict(
     left = [*given.left_out, *found.failed.values()]
     for line in given.ignored:
         typer.echo(f"not looked at: {line}", err=True)
+    empty = sum(count == 0 for count in found.cells.values())
+    if 2 * empty > len(found.cells):
+        typer.echo(
+            f"note: no cell found in {empty} of {len(found.cells)} images; is the model of such "
+            "images (--model), and are their cells as large as it knows them (--diameter)?",
+            err=True,
+        )
     for line in given.notes:
         typer.echo(f"note: {line}", err=True)
     for line in left:

@@ -122,6 +122,7 @@ def _charts(
 ) -> Iterator[dict[str, str]]:
     """How many cells images have, and how large cells are, by class."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     if not areas:
         return
@@ -130,6 +131,8 @@ def _charts(
     axes = figure.subplots()
     axes.hist(counts, bins=min(30, max(counts) + 1), color="#0072b2")
     axes.set(xlabel="cells in an image", ylabel="images")
+    for axis in (axes.xaxis, axes.yaxis):  # there are no half cells
+        axis.set_major_locator(MaxNLocator(integer=True))
     yield {"uri": svg_uri(figure), "title": "Cells in an image"}
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
@@ -139,6 +142,11 @@ def _charts(
         label = in_figure(name)
         axes.hist(values, bins=bins.tolist(), histtype="step", color=_line(place), label=label)
     axes.set(xscale="log", xlabel="area of a cell, pixels", ylabel="cells")
+    # Numbers as people write them, and none over another.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     yield {"uri": svg_uri(figure), "title": "Areas of cells, by class"}
 
