@@ -54,7 +54,7 @@ def test_the_format_is_written_and_read(installed, tmp_path):
     found = json.loads(run("data", "info", tmp_path / "discs", "--json").stdout)
     assert found["total"]["cells"] == len(rows) > 5
     assert found["source"].endswith("discs.csv")
-    unknown = run("data", "info", data, "--format", "yolo")
+    unknown = run("data", "info", data, "--format", "squares")
     assert unknown.returncode == 2
     assert "discs" in unknown.stderr
 
