@@ -27,26 +27,28 @@ ReadOne = Callable[[Path, Size], Instances]
 
 
 def read_by_image(
-    source: Path,
-    files: Sequence[Path],
+    source: str | Path,
+    find: Callable[[Path], Sequence[Path]],
+    what: str,
     name_of: Callable[[Path], str],
     read_one: ReadOne,
     faults: Faults,
-    images: Path | None,
+    images: str | Path | None,
     need_images: bool,
     names: Sequence[str] = (),
-    folders: Sequence[Path] = (),
+    images_of: Callable[[Path], Path] | None = None,
 ) -> Reading:
     """Read annotation files with the images they are called after.
 
     A file with a fault is left out as a whole; the others go on. Cells of no class are of
-    :data:`somaseg.data.types.ONE_CLASS`. Images are looked for in ``images``; else in ``folders``,
-    in the files' folder, in the one above and its ``images/``, and where the ``images.json`` of a
-    folder of predictions says.
+    :data:`somaseg.data.types.ONE_CLASS`. Images are looked for in ``images``; else where
+    ``images_of`` says, in the files' folder, in the one above and its ``images/``, and where the
+    ``images.json`` of a folder of predictions says.
 
     Args:
-        source: what the user named.
-        files: annotation files.
+        source: what the user named: a file, or a folder of such files.
+        find: the files in a folder.
+        what: they are, for the error where there are none.
         name_of: name of the image that a file is of.
         read_one: reads the cells of a file.
         faults: takes what is wrong.
@@ -54,12 +56,23 @@ def read_by_image(
         need_images: whether an image that is not found is a fault. Outlines do not say how large
             their image is, so that one without is left out anyway.
         names: classes that are known beforehand.
-        folders: further folders of images.
+        images_of: folder of a file's image, by its format's own custom.
+
+    Raises:
+        SomasegError: there are no such files.
     """
-    here = files[0].parent if files else source
-    above = here.parent
-    places = [*folders, here / "images", here, above / "images", above]
-    index = ImageIndex([images]) if images is not None else ImageIndex(places, images_beside(here))
+    source = Path(source)
+    files = [source] if source.is_file() else find(source)
+    if not files:
+        raise SomasegError(f"{source}: no {what} in this folder")
+    if images is not None:
+        index = ImageIndex([Path(images)])
+    else:
+        own = dict.fromkeys(map(images_of, files)) if images_of else ()
+        here = files[0].parent
+        above = here.parent
+        places = [*own, here / "images", here, above / "images", above]
+        index = ImageIndex(places, images_beside(here))
     read: list[tuple[Sample, Path]] = []
     for file in files:
         name = name_of(file)

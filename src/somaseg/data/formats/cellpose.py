@@ -32,12 +32,9 @@ def read_cellpose(
     sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Reading:
     """Read Cellpose's files, with the images beside them; see :func:`read_by_image`."""
-    path = Path(path)
-    files = [path] if path.is_file() else _files(path)
-    if not files:
-        raise SomasegError(f"{path}: no NAME{_ENDING} in this folder")
-    folder = None if images is None else Path(images)
-    return read_by_image(path, files, _image_of, read_seg, faults, folder, need_images)
+    return read_by_image(
+        path, _files, f"NAME{_ENDING}", _image_of, read_seg, faults, images, need_images
+    )
 
 
 def read_seg(path: Path, size: Size) -> Instances:

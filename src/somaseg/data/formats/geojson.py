@@ -152,12 +152,9 @@ def read_geojson_folder(
     sizes: Mapping[str, Size] | None = None,
 ) -> Reading:
     """Read ``geojson/NAME.geojson``, or such files beside images; see :func:`read_by_image`."""
-    path = Path(path)
-    files = [path] if path.is_file() else _files(path)
-    if not files:
-        raise SomasegError(f"{path}: no NAME.geojson in this folder")
-    folder = None if images is None else Path(images)
-    return read_by_image(path, files, image_name, read_geojson, faults, folder, need_images)
+    return read_by_image(
+        path, _files, "NAME.geojson", image_name, read_geojson, faults, images, need_images
+    )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -37,12 +37,16 @@ def read_labelme(
     sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Reading:
     """Read LabelMe's files, with the images beside them; see :func:`read_by_image`."""
-    path = Path(path)
-    files = [path] if path.is_file() else _files(path)
-    if not files:
-        raise SomasegError(f"{path}: no LabelMe JSON (with shapes) in this folder")
-    folder = None if images is None else Path(images)
-    return read_by_image(path, files, image_name, read_shapes, faults, folder, need_images)
+    return read_by_image(
+        path,
+        _files,
+        "LabelMe JSON (with shapes)",
+        image_name,
+        read_shapes,
+        faults,
+        images,
+        need_images,
+    )
 
 
 def read_shapes(path: Path, size: Size) -> Instances:

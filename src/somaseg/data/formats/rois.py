@@ -217,12 +217,9 @@ def read_roi_folder(
     sizes: Mapping[str, Size] | None = None,
 ) -> Reading:
     """Read ``rois/NAME.zip``, or such files beside their images; see :func:`read_by_image`."""
-    path = Path(path)
-    files = [path] if path.is_file() else _files(path)
-    if not files:
-        raise SomasegError(f"{path}: no zip of ROIs in this folder")
-    folder = None if images is None else Path(images)
-    return read_by_image(path, files, _roi_image, read_rois, faults, folder, need_images)
+    return read_by_image(
+        path, _files, "zip of ROIs", _roi_image, read_rois, faults, images, need_images
+    )
 
 
 def _write(folder: Path, dataset: Dataset, order: OrderName, ending: str) -> None:

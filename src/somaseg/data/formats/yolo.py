@@ -46,14 +46,13 @@ def read_yolo(
         SomasegError: no such files, or names that are none.
     """
     path = Path(path)
-    files = [path] if path.is_file() else _files(path)
-    if not files:
-        raise SomasegError(f"{path}: no labels/NAME.txt in this folder")
-    folder = None if images is None else Path(images)
-    places = list(dict.fromkeys(_images_of(file.parent) for file in files))
     names = _names(path if path.is_dir() else path.parent)
     read = partial(read_outlines, names=names)
-    return read_by_image(path, files, image_name, read, faults, folder, need_images, names, places)
+    return read_by_image(
+        *(path, _files, "labels/NAME.txt", image_name, read, faults, images, need_images),
+        names=names,
+        images_of=lambda file: _images_of(file.parent),
+    )
 
 
 def read_outlines(path: Path, size: Size, names: list[str]) -> Instances:
