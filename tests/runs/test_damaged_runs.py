@@ -132,10 +132,12 @@ def test_the_ledger_leaves_out_what_is_no_number(tmp_path):
 def test_cores_of_a_training_do_not_depend_on_how_many_are_left(tmp_path, monkeypatch):
     """With other threads, floats are added in another order: a resumed fold would differ."""
     (tmp_path / "task_of_a_test.py").write_text(
-        "import json, os; print(json.dumps({'threads': os.environ['OMP_NUM_THREADS']}))"
+        "import json, os; print(json.dumps({'threads': [os.environ[f'{name}_NUM_THREADS'] "
+        "for name in ('OMP', 'MKL')]}))"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     monkeypatch.setattr("somaseg.models.training.loop.os.sched_getaffinity", lambda _: range(12))
     told = []
 
@@ -145,4 +147,8 @@ def test_cores_of_a_training_do_not_depend_on_how_many_are_left(tmp_path, monkey
 
     for tasks, of in ((3, 0), (1, 3), (1, 0)):
         execute([(str(i), []) for i in range(tasks)], 4, note, "task_of_a_test", of=of)
-    assert told == ["4"] * 3 + ["4"] + ["12"]
+    assert told == [["4"] * 2] * 3 + [["4"] * 2] + [["12"] * 2]
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # alone, as its users set it
+    execute([("0", [])], 1, note, "task_of_a_test")
+    assert told[-1] == ["1", "1"]

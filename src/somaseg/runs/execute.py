@@ -98,6 +98,8 @@ def execute(
     # order, and a training that is taken up would end in other weights.
     threads = str(default_threads(min(jobs, max(of, len(tasks))) or 1))
     # Two processes with two threads each on two cores are many times slower than with one each.
+    # Who has set OpenMP's alone means all of them: PyTorch would follow MKL's.
+    threads = os.environ.get("OMP_NUM_THREADS", threads)
     environment = {name: os.environ.get(name, threads) for name in THREADS}
     gpus = free_gpus(jobs)
     waiting = list(tasks)

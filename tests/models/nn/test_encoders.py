@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import timm
 import torch
@@ -29,6 +31,22 @@ def test_gray_is_seen_as_three_equal_channels():
     gray = torch.rand(1, 1, 64, 64)
     for one, other in zip(encoder(gray), encoder(gray.repeat(1, 3, 1, 1)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_depthwise_convolutions_stay_in_float32_in_a_copy_too():
+    """EMA and prediction copy the network: the copy must run by its own weights."""
+    encoder = copy.deepcopy(Encoder(BUNDLED, "none"))
+    convs = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    depthwise = {m for m in convs if m.groups > 1}
+    seen = {}
+    for conv in convs:
+        conv.register_forward_hook(lambda conv, _, out: seen.update({conv: out.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        sum(level.float().sum() for level in encoder(torch.rand(1, 1, 64, 64))).backward()
+    assert len(depthwise) == 16
+    assert {seen[conv] for conv in depthwise} == {torch.float32}
+    assert {seen[conv] for conv in convs if conv not in depthwise} == {torch.bfloat16}
+    assert all(conv.weight.grad is not None for conv in depthwise)
 
 
 def test_weights_from_a_file(tmp_path):
