@@ -1,12 +1,17 @@
-"""Predict many small images on a Dask cluster, killed twice: is each done exactly once?
+"""Predict many small images, and a slide, on a Dask cluster of two workers with one thread each.
 
-    python benchmarks/cluster.py --images 20000 --work /tmp/cluster
+    python benchmarks/cluster.py --images 20000 [--model MODEL] [--work FOLDER]
+    python benchmarks/cluster.py --slide 20000 [--model MODEL] [--work FOLDER]
 
-A scheduler and two workers of one thread are started here. The command is killed with SIGKILL at a
-third of the images, at two thirds all of the cluster is (scheduler, workers and command); each time
-the same command goes on. Told are: images finished, and how often; seconds, processor time and
+The scheduler and the workers are started here. ``--images``: the command is killed with SIGKILL at
+a third of the images, at two thirds all of the cluster is (scheduler, workers and command); each
+time the same command goes on. Told are: images finished, and how often; seconds, processor time and
 bytes on the disk of an image; and the memory of the command and of the largest task over the images
 done. Exit code 1 if an image is missing or was done twice.
+
+``--slide``: an OME-Zarr of so many pixels a side is made block by block and predicted by one
+process of one thread, then by the two workers. Told are: seconds of both, the largest memory of a
+worker with its task, and of the command. Exit code 1 if a label differs.
 """
 
 import argparse
@@ -22,10 +27,13 @@ from pathlib import Path
 
 import cv2
 import psutil
+import zarr
 
 from somaseg.data.synthetic import make_image
+from somaseg.runs.child import THREADS
 
 KINDS = 100  # images that differ; the others are links to them
+BLOCK = 1000  # side of what a slide is made of, and is compared by
 
 
 def write_images(folder: Path, count: int, side: int) -> None:
@@ -94,18 +102,96 @@ class Memory:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=20_000)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", type=int)
+    what.add_argument("--slide", type=int, help="side in pixels, a multiple of 1000")
     parser.add_argument("--side", type=int, default=64, help="of an image, in pixels")
+    parser.add_argument("--model", default="", help="without, the one that comes along")
     parser.add_argument("--work", type=Path, default=Path("cluster"))
     given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    os.environ |= dict.fromkeys(THREADS, "1")
+    model = ("--model", given.model) if given.model else ()
+    return predict_slide(given, model) if given.slide else predict_many(given, model)
+
+
+def predict_slide(given: argparse.Namespace, model: tuple[str, ...]) -> int:
+    work, slide = given.work, given.work / "slide.ome.zarr"
+    write_slide(slide, given.slide)
+    found, seconds = [], []
+    for name in ("one", "two"):
+        out = work / name
+        shutil.rmtree(out, ignore_errors=True)
+        words = ["somaseg", "predict", str(slide), "--out", str(out), "--write", "ome-zarr", *model]
+        processes = []
+        if name == "two":
+            address, processes = start_cluster(work)
+            words += ["--cluster", address]
+        begun = time.monotonic()
+        command = start(work, *words)
+        largest = dict.fromkeys(["command", "worker"], 0.0)
+        while command.poll() is None:
+            largest["command"] = max(largest["command"], resident(command.pid, alone=True))
+            for process in processes[1:]:
+                largest["worker"] = max(largest["worker"], resident(process.pid))
+            time.sleep(1)
+        seconds.append(time.monotonic() - begun)
+        for process in processes:
+            process.kill()
+        if command.returncode:
+            print(f"{name}: exit code {command.returncode}; see {work / 'log.txt'}")
+            return 1
+        memory = ", ".join(f"{who} {size:.0f} MB" for who, size in largest.items() if size)
+        print(f"{name}: {seconds[-1]:.0f} s; {memory}", flush=True)
+        found.append(zarr.open_array(out / "ome-zarr/slide.ome.zarr/labels/cells/0", mode="r"))
+    differ = cells = 0
+    for y in range(0, given.slide, BLOCK):
+        one, two = (labels[y : y + BLOCK] for labels in found)
+        differ += int((one != two).sum())
+        cells = max(cells, int(one.max()))
+    print(f"{cells} cells, {differ} pixels differ; {seconds[0] / seconds[1]:.2f} times as fast")
+    return int(differ > 0)
+
+
+def write_slide(path: Path, side: int) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    root = zarr.open_group(path, mode="w", zarr_format=2)
+    options = {
+        "chunks": (BLOCK, BLOCK),
+        "dtype": "uint8",
+        "chunk_key_encoding": {"name": "v2", "separator": "/"},
+    }
+    array = root.create_array("0", shape=(side, side), **options)
+    blocks = [make_image("cort", number, (BLOCK, BLOCK))[0] for number in range(8)]
+    for y in range(0, side, BLOCK):
+        for x in range(0, side, BLOCK):
+            number = y // BLOCK * (side // BLOCK) + x // BLOCK
+            array[y : y + BLOCK, x : x + BLOCK] = blocks[number * 5 % 8]
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    scale = {"type": "scale", "scale": [1.0, 1.0]}
+    level = {"path": "0", "coordinateTransformations": [scale]}
+    root.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+
+
+def resident(pid: int, alone: bool = False) -> float:
+    """Resident memory, in MB, of a process, with those that it has started."""
+    total = 0.0
+    try:
+        first = psutil.Process(pid)
+        for process in [first, *([] if alone else first.children(recursive=True))]:
+            total += process.memory_info().rss / 1e6
+    except psutil.NoSuchProcess:
+        pass  # it has ended meanwhile
+    return total
+
+
+def predict_many(given: argparse.Namespace, model: tuple[str, ...]) -> int:
     work, out = given.work, given.work / "masks"
-    work.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     write_images(work / "images", given.images, given.side)
     shutil.rmtree(out, ignore_errors=True)
     memory, begun = Memory(), time.monotonic()
     address, processes = start_cluster(work)
-    words = ("somaseg", "predict", str(work / "images"), "--out", str(out), "--no-overlays")
+    words = ("somaseg", "predict", str(work / "images"), "--out", str(out), "--no-overlays", *model)
     for share in (1 / 3, 2 / 3, 2.0):
         command = start(work, *words, "--write", "cells", "--cluster", address)
         joining: float | None = None

@@ -430,6 +430,26 @@ def test_tasks_run_on_workers_that_a_queue_starts(tmp_path, monkeypatch):
     assert any(event.get("threads") == "2" for _, event in told)
 
 
+def test_a_batch_system_that_takes_no_job_is_told_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    submit = tmp_path / "bin" / "sbatch"
+    submit.parent.mkdir()
+    submit.write_text("#!/bin/sh\necho 'sbatch: error: invalid\naccount lab' >&2\nexit 1\n")
+    submit.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{submit.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "c.yaml").write_text("scheduler: slurm\nworkers: 2\nmemory: 1GB\ninterface: lo\n")
+    begun = time.monotonic()
+    with (
+        pytest.raises(SomasegError) as told,
+        connected(str(tmp_path / "c.yaml"), tmp_path / "out", []),
+    ):
+        pass
+    assert time.monotonic() - begun < 30
+    assert str(told.value) == (
+        f"--cluster {tmp_path}/c.yaml: slurm takes no job: sbatch: error: invalid account lab"
+    )
+
+
 def test_here_is_where_tasks_run_without_a_cluster(tmp_path):
     with executor(None, tmp_path / "out") as found:
         assert found.execute is execute

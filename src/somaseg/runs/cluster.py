@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT = 10.0
 """Seconds that a scheduler, and the first worker at an address, have to answer."""
+_LOOK = 1.0  # seconds between two looks whether a batch system has refused its jobs
 
 
 class Cluster:
@@ -167,13 +168,15 @@ def connected(cluster: str, out: Path, reads: Sequence[Path]) -> Iterator[Cluste
     except ImportError as error:
         raise SomasegError("--cluster: run `pip install 'somaseg[cluster]'` first") from error
     # What goes wrong is told here, in one line.
-    for name in ("distributed", "distributed.client"):
+    for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     needs = read_needs(cluster)
     with contextlib.ExitStack() as stack:
         at: Any = needs.scheduler
+        refusals: list[str] = []
         if isinstance(needs, Queue):
-            at = stack.enter_context(needs.start())
+            at, refusals = needs.start()
+            stack.enter_context(at)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # versions are compared below
@@ -183,17 +186,29 @@ def connected(cluster: str, out: Path, reads: Sequence[Path]) -> Iterator[Cluste
                 f"--cluster {cluster}: no scheduler answers ({error}); start one: dask scheduler"
             ) from error
         stack.enter_context(client)
-        try:
-            client.wait_for_workers(1, timeout=None if isinstance(needs, Queue) else CONNECT)
-        except TimeoutError as error:
-            raise SomasegError(
-                f"--cluster {cluster}: no worker has joined; start some: dask worker "
-                f"{client.scheduler_info()['address']}"
-            ) from error
+        while not _joined(client, _LOOK if isinstance(needs, Queue) else CONNECT):
+            if refusals:
+                raise SomasegError(
+                    f"--cluster {cluster}: {needs.scheduler} takes no job: {refusals[0]}"
+                )
+            if not isinstance(needs, Queue):
+                raise SomasegError(
+                    f"--cluster {cluster}: no worker has joined; start some: dask worker "
+                    f"{client.scheduler_info()['address']}"
+                )
         marker = stack.enter_context(_marked(out))
         paths = [str(path.absolute()) for path in (marker, *reads)]
         _check(client, cluster, paths)
         yield Cluster(client, needs, paths)
+
+
+def _joined(client: "Client", seconds: float) -> bool:
+    """Whether there is a worker within some time."""
+    try:
+        client.wait_for_workers(1, timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -99,8 +99,12 @@ class Queue(Needs):
         """What a worker offers and a task takes: all of it."""
         return super().resources | {"cores": float(self.cores)}
 
-    def start(self) -> "JobQueueCluster":
+    def start(self) -> "tuple[JobQueueCluster, list[str]]":
         """Ask the batch system for the workers.
+
+        Returns:
+            The workers' cluster, and a list that what the batch system says when it refuses a job
+            is put into, as it comes.
 
         Raises:
             SomasegError: dask-jobqueue is not installed, or refuses the settings; no jobs can be
@@ -118,12 +122,32 @@ class Queue(Needs):
             )
         try:
             found = getattr(dask_jobqueue, _CLASSES[self.scheduler])(**self.options())
+            refusals: list[str] = []
+            found.new_spec["cls"] = _telling(found.new_spec["cls"], refusals)
             found.adapt(
                 minimum_jobs=self.workers, maximum_jobs=self.workers
             )  # ended ones come anew
         except (ValueError, RuntimeError, OSError) as error:
             raise SomasegError(f"--cluster: {self.scheduler}: {error}") from error
-        return found
+        return found, refusals
+
+
+def _telling(kind: Any, refusals: list[str]) -> Any:
+    """Make a kind of jobs that tell when they are refused; Dask forgets it and asks again."""
+    from distributed import Status
+
+    class Job(kind):  # type: ignore[misc]
+        async def _submit_job(self, script_filename: str) -> str:
+            try:
+                answer: str = await super()._submit_job(script_filename)
+            except (RuntimeError, OSError) as error:
+                # dask-jobqueue tells the command, its output and, at the end, what it complains of.
+                refusals.append(" ".join(str(error).rpartition("stderr:")[2].split()))
+                self.status = Status.failed  # else closing the cluster trips over it
+                raise
+            return answer
+
+    return Job
 
 
 def read_needs(text: str) -> Needs:
