@@ -8,8 +8,15 @@ import typer
 
 from somaseg.cli import app
 from somaseg.errors import SomasegError
+from somaseg.models import engine, precision
 from somaseg.models.config import ModelInfo
-from somaseg.models.device import VARIABLE, choose_device, keep_memory, predicting
+from somaseg.models.device import (
+    BATCH_VARIABLE,
+    VARIABLE,
+    choose_device,
+    keep_memory,
+    predicting,
+)
 from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.predict import predictor
 from somaseg.predict.predictor import Predictor
@@ -159,6 +166,26 @@ def test_commands_that_run_a_network_take_a_device(name, monkeypatch):
     assert os.environ[VARIABLE] == "cuda:1"
     option.callback(None, option, None)
     assert os.environ[VARIABLE] == "cuda:1"
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "ensemble"])
+@pytest.mark.parametrize(
+    ("flag", "variable", "value"),
+    [
+        ("--engine", engine.VARIABLE, "openvino"),
+        ("--precision", precision.VARIABLE, "float32"),
+        ("--batch", BATCH_VARIABLE, 4),
+    ],
+)
+def test_commands_that_predict_take_what_runs_a_network(name, flag, variable, value, monkeypatch):
+    monkeypatch.setenv(variable, "")  # so that it is put back
+    (option,) = [
+        parameter
+        for parameter in typer.main.get_command(app).commands[name].params
+        if flag in parameter.opts
+    ]
+    option.callback(None, option, value)
+    assert os.environ[variable] == str(value)
 
 
 # ---- memory ----

@@ -13,14 +13,17 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 import yaml
 
 from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.folders import kind_of
-from somaseg.models.bundle import read_bundle
+from somaseg.models.bundle import load_model, read_bundle
+from somaseg.models.precision import has_bfloat16
 from somaseg.predict.load import load_segmenter
 from somaseg.predict.store import load_predictions
+from somaseg.runs.checking import pooled
 from somaseg.runs.cross_validate import leave_model
 from somaseg.runs.run import Run
 from tests.cli.run import somaseg
@@ -78,6 +81,16 @@ def test_every_image_is_predicted_by_the_model_that_has_not_seen_it(place):
         assert not seen & predicted
     everything = json.loads((run.part(None) / "training.json").read_text())["images"]
     assert set(everything) == set(folds)
+
+
+def test_models_know_what_lower_precision_does_to_their_score(place):
+    run = Run.open(place / "run")
+    found = pooled([run.part(fold) for fold in range(2)])
+    assert (found is not None) is has_bfloat16(torch.device("cpu"))
+    for fold in (0, 1, None):
+        assert load_model(run.model_path(fold)).info.checked == found
+    (member,) = read_bundle(place / "run" / "model.safetensors").members
+    assert member.models[0].info.checked == found
 
 
 def test_predict_writes_every_format(place):

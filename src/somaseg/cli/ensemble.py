@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from somaseg.cli.options import (
+    BatchOption,
     ClassWeightsOption,
     DeviceOption,
+    EngineOption,
+    PrecisionOption,
 )
 
 if TYPE_CHECKING:
@@ -111,6 +114,9 @@ def ensemble(
         typer.Option("--ignore-unknown", help="Leave out images that --data does not have."),
     ] = False,
     device: DeviceOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    batch: BatchOption = None,
 ) -> None:
     """Join what several members found to one set of masks.
 

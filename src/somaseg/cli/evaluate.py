@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from somaseg.cli.options import DeviceOption, SkipOption, tell_left_out
+from somaseg.cli.options import (
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    PrecisionOption,
+    SkipOption,
+    tell_left_out,
+)
 from somaseg.cli.predict import VIEWS_HELP
 
 if TYPE_CHECKING:
@@ -102,6 +109,9 @@ def evaluate(
     ] = False,
     skip_faulty: SkipOption = False,
     device: DeviceOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    batch: BatchOption = None,
 ) -> None:
     """Score PREDICTIONS, or those of a model, against TRUTH.
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,15 +99,15 @@ ZOption = Annotated[
 ]
 
 
-def _setting(variable: str) -> Callable[[str | None], str | None]:
+def _setting(variable: str) -> Callable[[Any], Any]:
     """Leave an option in the environment, where children inherit it.
 
     It is checked where a network is placed: PyTorch takes seconds to import.
     """
 
-    def use(value: str | None) -> str | None:
+    def use(value: Any) -> Any:
         if value is not None:
-            os.environ[variable] = value
+            os.environ[variable] = str(value)
         return value
 
     return use
@@ -144,6 +144,32 @@ EngineOption = Annotated[
         help="What runs networks: torch, openvino (pip install 'somaseg[openvino]') or onnxruntime "
         "('somaseg[onnx]'), both on the processor; without, what SOMASEG_ENGINE says, else torch.",
         callback=_setting("SOMASEG_ENGINE"),
+        show_default=False,
+    ),
+]
+
+
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="In which networks compute: auto (half precision on a GPU, and on a processor that "
+        "has bfloat16 if the model's file says that it keeps the score), float32 or bfloat16; "
+        "without, what SOMASEG_PRECISION says, else auto.",
+        callback=_setting("SOMASEG_PRECISION"),
+        show_default=False,
+    ),
+]
+
+
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Views and tiles of one shape that go through a network at once; without, what "
+        "SOMASEG_BATCH says, else 8 on a GPU and 1 on a processor, where more bring nothing.",
+        callback=_setting("SOMASEG_BATCH"),
         show_default=False,
     ),
 ]

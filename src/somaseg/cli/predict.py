@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from somaseg.cli.options import (
+    BatchOption,
     ChannelOption,
     ClusterOption,
     DeviceOption,
     EngineOption,
     FrameOption,
+    PrecisionOption,
     ZOption,
 )
 
@@ -110,6 +112,8 @@ def predict(
     ] = None,
     device: DeviceOption = None,
     engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    batch: BatchOption = None,
     cluster: ClusterOption = None,
 ) -> None:
     """Find the cells in micrographs.

@@ -270,6 +270,10 @@ class Dense(Model):
             float32 (c, h, w), on the image's own pixels.
         """
 
+    def maps_each(self, grays: Sequence[Gray]) -> list[Maps]:
+        """Compute the maps of images of one shape, together if the family can; here one by one."""
+        return [self.maps(gray) for gray in grays]
+
     @abstractmethod
     def decode(self, maps: Maps) -> Instances:
         """Turn the maps (c, h, w) of an image into raw instances."""
@@ -295,6 +299,10 @@ class Region(Model):
         Returns:
             raw instances on the image's own pixels.
         """
+
+    def find_each(self, grays: Sequence[Gray]) -> list[Instances]:
+        """Find the cells of images of one shape, together if the family can; here one by one."""
+        return [self.find(gray) for gray in grays]
 
     def predict(self, images: Sequence[Image]) -> list[Instances]:
         """Find cells in each image."""

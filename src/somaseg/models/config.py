@@ -1,5 +1,6 @@
 """What every model has besides its weights, as its file holds it; free of PyTorch."""
 
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,29 @@ class ModelConfig(BaseModel):
     family: str
 
 
+KEPT = 0.003
+"""Of a score may be lost by a lower precision that is used without being asked for."""
+
+
+class Checked(BaseModel):
+    """What a model scores on the same images in several precisions.
+
+    Attributes:
+        images: how many.
+        scores: mean score of the competition's metric, by precision; ``float32`` among them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int = Field(ge=1)
+    scores: dict[str, float]
+
+    def keeps(self, precision: str) -> bool:
+        """Whether a precision was scored, and is as good as float32 to within :data:`KEPT`."""
+        lowest = self.scores.get("float32", math.inf) - KEPT
+        return self.scores.get(precision, -math.inf) >= lowest
+
+
 class ModelInfo(BaseModel):
     """What a model knows besides its weights.
 
@@ -30,6 +54,8 @@ class ModelInfo(BaseModel):
         one_class: whether all cells of an image are of one class, as in the training data.
         settle: settings by class name that turn raw predictions into final masks.
         card: free text by key: data, licence, scores, how to train it again.
+        checked: what it scored in several precisions, on images that it was not trained on; none
+            where that was not measured.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,3 +65,4 @@ class ModelInfo(BaseModel):
     one_class: bool = False
     settle: dict[str, Any] | None = None
     card: dict[str, Any] = {}
+    checked: Checked | None = None

@@ -24,7 +24,7 @@ def run_scaled(
     """Run a network on an enlarged or reduced image; return its maps on the image's own pixels.
 
     Args:
-        network: (1, 1, h', w') to (1, c, h' / s, w' / s) for any stride s.
+        network: (b, 1, h', w') to (b, c, h' / s, w' / s) for any stride s.
         gray: float32 (h, w).
         scale: network pixels per image pixel.
         multiple: the network's sides are padded, by mirroring, to multiples of it.
@@ -33,15 +33,28 @@ def run_scaled(
     Returns:
         float32 (c, h, w).
     """
-    padded, (height, width) = enlarge(gray, scale, multiple)
+    return run_scaled_each(network, [gray], scale, multiple, run)[0]
+
+
+def run_scaled_each(
+    network: nn.Module,
+    grays: Sequence[Gray],
+    scale: float,
+    multiple: int,
+    run: Callable[[Tensor], Tensor] | None = None,
+) -> list[Maps]:
+    """Run a network on images of one shape at once; else as :func:`run_scaled`."""
+    enlarged = [enlarge(gray, scale, multiple) for gray in grays]
+    padded = np.stack([image for image, _ in enlarged])
+    height, width = enlarged[0][1]
     device = next(network.parameters()).device
     with predicting(device):
-        tensor = torch.from_numpy(padded)[None, None].to(device)
+        tensor = torch.from_numpy(padded)[:, None].to(device)
         image = tensor.to(memory_format=torch.channels_last)
-        out = (run or network)(image)[0].float().cpu().numpy()
+        out = (run or network)(image).float().cpu().numpy()
     # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
-    rows, columns = out.shape[1] / padded.shape[0], out.shape[2] / padded.shape[1]
-    return resize_maps(out, gray.shape, (height * rows, width * columns))
+    extent = (height * out.shape[2] / padded.shape[1], width * out.shape[3] / padded.shape[2])
+    return [resize_maps(maps, gray.shape, extent) for maps, gray in zip(out, grays, strict=True)]
 
 
 def enlarge(gray: Gray, scale: float, multiple: int) -> tuple[Gray, tuple[int, int]]:

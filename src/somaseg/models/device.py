@@ -17,6 +17,8 @@ from somaseg.errors import SomasegError
 
 VARIABLE = "SOMASEG_DEVICE"
 """Environment variable of the choice; ``--device`` sets it."""
+BATCH_VARIABLE = "SOMASEG_BATCH"
+"""Environment variable of :func:`choose_batch`; ``--batch`` sets it."""
 _NAMES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -59,14 +61,34 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
+def choose_batch(count: int | None = None, device: torch.device | None = None) -> int:
+    """Return how many views or tiles of one shape go through a network at once.
+
+    Args:
+        count: by default what ``SOMASEG_BATCH`` says, else 8 on a GPU and 1 on a processor, where
+            more bring nothing and take memory.
+        device: where the network runs.
+
+    Raises:
+        SomasegError: not a whole number from 1.
+    """
+    text = os.environ.get(BATCH_VARIABLE) or None if count is None else str(count)
+    if text is None:
+        return 1 if device is None or device.type == "cpu" else 8
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise SomasegError(f"batch {text!r}: give how many views or tiles at once, from 1")
+    return int(text)
+
+
 @contextmanager
-def predicting(device: torch.device) -> Iterator[None]:
-    """Nothing inside needs gradients; on a CUDA GPU in half precision, as in training."""
-    half = torch.bfloat16
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        half = torch.float16
-    with torch.inference_mode(), torch.autocast("cuda", half, enabled=device.type == "cuda"):
-        yield
+def predicting(device: torch.device, half: torch.dtype | None = None) -> Iterator[None]:
+    """Nothing inside needs gradients; networks compute in ``half``, if it is given."""
+    with torch.inference_mode():
+        if half is None:  # whoever called may have chosen
+            yield
+            return
+        with torch.autocast(device.type, half):
+            yield
 
 
 @cache

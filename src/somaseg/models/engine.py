@@ -39,7 +39,7 @@ def choose_engine(name: str | None = None) -> str:
     return name
 
 
-def use_engine(model: Model, name: str, device: torch.device) -> None:
+def use_engine(model: Model, name: str, device: torch.device, precision: str = "float32") -> None:
     """Let a model's network run in an engine from now on; its weights and its file stay.
 
     In PyTorch, normalisations are folded (:func:`somaseg.models.fold.folded`). A training of the
@@ -50,6 +50,8 @@ def use_engine(model: Model, name: str, device: torch.device) -> None:
             :meth:`somaseg.models.base.Network.core`, runs in PyTorch only, as it is.
         name: one of :data:`ENGINES`.
         device: where it is to run; the model itself is still on the processor, or there already.
+        precision: in which OpenVINO computes, of :func:`somaseg.models.precision.precision_of`; for
+            PyTorch, :func:`somaseg.models.device.predicting` says it.
 
     Raises:
         SomasegError: the engine is not installed, runs elsewhere, or cannot run this network.
@@ -63,7 +65,8 @@ def use_engine(model: Model, name: str, device: torch.device) -> None:
     if device.type != "cpu":
         raise SomasegError(f"engine {name} runs on the processor: give --device cpu as well")
     network, shape = core_of(model, f"engine {name}")
-    run = (_openvino if name == "openvino" else _onnxruntime)(onnx_bytes(network, shape))
+    data = onnx_bytes(network, shape)
+    run = _openvino(data, precision) if name == "openvino" else _onnxruntime(data)
     assert isinstance(model, Network)
     model.engine = _on_tensors(run)
 
@@ -132,7 +135,7 @@ def _on_tensors(run: Callable[[npt.NDArray[np.float32]], Arrays]) -> Callable[[T
     return network
 
 
-def _openvino(data: bytes) -> Callable[[npt.NDArray[np.float32]], Arrays]:
+def _openvino(data: bytes, precision: str) -> Callable[[npt.NDArray[np.float32]], Arrays]:
     try:
         import openvino
     except ImportError as error:
@@ -142,7 +145,7 @@ def _openvino(data: bytes) -> Callable[[npt.NDArray[np.float32]], Arrays]:
     threads = torch.get_num_threads()
     streams = max(1, (os.cpu_count() or 1) // threads)
     options = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
         "INFERENCE_NUM_THREADS": threads * streams,
         "NUM_STREAMS": streams,
     }

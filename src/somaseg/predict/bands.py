@@ -28,7 +28,7 @@ from somaseg.files import own_folder, read_json, remove_folder, write_json
 from somaseg.instances import Instances
 from somaseg.masks.flat import Boxes, Ints, Size
 from somaseg.models.base import Gray
-from somaseg.predict.predictor import Finder, Progress
+from somaseg.predict.predictor import Finder, Progress, batched
 from somaseg.predict.stitch import stitch
 from somaseg.predict.store import load_predictions, save_predictions
 from somaseg.predict.tiles import Grid
@@ -263,11 +263,12 @@ def _predict_rows(
             if progress:
                 progress((done + 1) * columns, total)
             continue
-        found = {}
-        for j in range(columns):
-            found[str(j)] = predictor.find(tile(i, j), grid.shape)
+        found: dict[str, Instances] = {}
+        for some in batched(range(columns), predictor.batch):
+            parts = predictor.find_each([tile(i, j) for j in some], grid.shape)
+            found |= zip(map(str, some), parts, strict=True)
             if progress:
-                progress(done * columns + j + 1, total)
+                progress(done * columns + some[-1] + 1, total)
         spool.save("row", i, found)
 
 

@@ -30,6 +30,7 @@ class JointPredictor(Finder):
             raise SomasegError("no member to predict with")
         self.members, self.fusion = list(members), fusion
         # Tiles must be the same for all: those of the member that needs the widest overlap.
+        self.batch = max(predictor.batch for predictor, _ in members)
         self.widest = max((predictor for predictor, _ in members), key=lambda p: p.overlap)
 
     @property
@@ -48,11 +49,14 @@ class JointPredictor(Finder):
             return self.widest.prepare(image, levels)
         return np.stack([predictor.prepare(image, levels) for predictor, _ in self.members], -1)
 
-    def find(self, gray: Gray, shape: Size | None = None) -> Instances:
-        """Raw instances of a prepared image or tile, in one pass; see :meth:`Finder.find`."""
-        seen = [gray[..., i] if gray.ndim == 3 else gray for i in range(len(self.members))]
-        found = [p.find(part, shape) for (p, _), part in zip(self.members, seen, strict=True)]
-        return fuse(found, [weight for _, weight in self.members], self.fusion)
+    def find_each(self, grays: Sequence[Gray], shape: Size | None = None) -> list[Instances]:
+        """Raw instances of prepared images or tiles; see :meth:`Finder.find_each`."""
+        found = [
+            p.find_each([gray[..., i] if gray.ndim == 3 else gray for gray in grays], shape)
+            for i, (p, _) in enumerate(self.members)
+        ]
+        weights = [weight for _, weight in self.members]
+        return [fuse(of_tile, weights, self.fusion) for of_tile in zip(*found, strict=True)]
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that differ if predictions may."""

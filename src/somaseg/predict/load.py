@@ -7,6 +7,7 @@ from typing import Any
 from somaseg.errors import SomasegError
 from somaseg.files import is_there, read_json, read_yaml
 from somaseg.folders import CONFIG, MODEL, RESCORER, SETTLE, kind_of, model_files
+from somaseg.models.base import Model
 from somaseg.models.bundle import Bundle, BundleMember, load_model, read_bundle
 from somaseg.predict.predictor import TILE
 from somaseg.predict.scale import Diameter, check_diameter
@@ -28,6 +29,10 @@ def load_segmenter(
     tile: int = TILE,
     overlap: int | None = None,
     diameter: Diameter = None,
+    device: str | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
 ) -> Segmenter:
     """Load a segmenter.
 
@@ -40,13 +45,22 @@ def load_segmenter(
         overlap: of neighbouring tiles; by default as wide as eight cells.
         diameter: of the cells in pixels, or ``auto``, where images have another scale than those
             that the model was trained on.
+        device: ``auto``, ``cpu``, ``cuda:N`` or ``mps``.
+        engine: ``torch``, ``openvino`` or ``onnxruntime``.
+        precision: ``auto`` (half precision where that keeps the score), ``float32`` or
+            ``bfloat16``.
+        batch: views and tiles that go through a network at once; by default 8 on a GPU, else 1.
+            These four are, by default, what the environment variables ``SOMASEG_DEVICE``,
+            ``…_ENGINE``, ``…_PRECISION`` and ``…_BATCH`` say.
 
     Raises:
-        SomasegError: no such run or model, or not whole.
+        SomasegError: no such run or model, or not whole; or it cannot be run so.
     """
     bundle = read_model(model)
     try:
-        segmenter = Segmenter.of_bundle(bundle, views, tile, overlap)
+        segmenter = Segmenter.of_bundle(
+            bundle, views, tile, overlap, device, engine, precision, batch
+        )
     except SomasegError as error:
         raise SomasegError(f"{model}: {error}") from error
     segmenter.diameter = check_diameter(diameter)
@@ -88,6 +102,7 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
                 "views": member.views,
                 "models": len(member.models),
                 "parameters": sum(one.parameter_count for one in member.models),
+                **_checked(member.models[0]),
             }
             for member in bundle.members
         ]
@@ -99,8 +114,15 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
         "diameter": round(first.info.diameter, 1),
         "values": sum(tensor.numel() for tensor in first.tensors().values()),
         "settings": bundle.settings,
+        **_checked(first),
     }
     return {"file": path.name, **bundle.card, **facts}
+
+
+def _checked(model: Model) -> dict[str, Any]:
+    """What a model scored in several precisions, if that was measured."""
+    checked = model.info.checked
+    return {} if checked is None else {"precisions": checked.model_dump()}
 
 
 def _old_run(run: Path) -> Bundle:

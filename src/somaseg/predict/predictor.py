@@ -6,7 +6,9 @@ Of the packages beside this one it uses ``ensemble``, which knows nothing of it.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,27 +19,39 @@ from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.models.base import Dense, Gray, Image, Maps, Model, Region
-from somaseg.models.device import choose_device, keep_memory
+from somaseg.models.device import choose_batch, choose_device, keep_memory, predicting
 from somaseg.models.engine import choose_engine, use_engine
+from somaseg.models.precision import HALVES, choose_precision, precision_of
 from somaseg.predict.stitch import stitch
 from somaseg.predict.tiles import Grid, network_unit
-from somaseg.predict.views import VIEWS
+from somaseg.predict.views import VIEWS, View
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, in all)``, with images or tiles."""
+
+T = TypeVar("T")
 
 TILE = 1024
 """Default side of a tile, in image pixels."""
 
 
 class Finder(ABC):
-    """Finds cells, raw and soft, in images of any size: one member, or several joined."""
+    """Finds cells, raw and soft, in images of any size: one member, or several joined.
+
+    Attributes:
+        batch: tiles, or views of them, that go through a network at once.
+    """
+
+    batch: int = 1
 
     def __call__(self, image: Image) -> Instances:
         """Raw instances of one image, (h, w) or (h, w, 3)."""
         gray = self.prepare(image)
         grid = self.grid(gray.shape)
-        found = {place: self.find(gray[grid.slices(*place)], grid.shape) for place in grid}
+        found: dict[tuple[int, int], Instances] = {}
+        for places in batched(grid, self.batch):
+            parts = self.find_each([gray[grid.slices(*place)] for place in places], grid.shape)
+            found |= zip(places, parts, strict=True)
         return stitch(grid, found)[0]
 
     @property
@@ -53,13 +67,18 @@ class Finder(ABC):
     def grid(self, size: tuple[int, ...]) -> Grid:
         """Tiles of an image of ``size`` (h, w)."""
 
-    @abstractmethod
     def find(self, gray: Gray, shape: Size | None = None) -> Instances:
-        """Raw instances of a prepared image or tile, in one pass.
+        """Raw instances of one prepared image or tile; see :meth:`find_each`."""
+        return self.find_each([gray], shape)[0]
+
+    @abstractmethod
+    def find_each(self, grays: Sequence[Gray], shape: Size | None = None) -> list[Instances]:
+        """Raw instances of prepared images or tiles of one shape, each as if it were alone.
 
         Args:
-            gray: float32 (h, w).
-            shape: (height, width) that it is mirrored out to, as all tiles of an image are alike.
+            grays: float32 (h, w).
+            shape: (height, width) that they are mirrored out to, as all tiles of an image are
+                alike; by default that of the first.
         """
 
     @abstractmethod
@@ -81,10 +100,16 @@ class Predictor(Finder):
         fusion: how instances of members and views are fused (region families).
         device: where the networks run, as for :func:`somaseg.models.device.choose_device`.
         engine: what runs them, as for :func:`somaseg.models.engine.choose_engine`.
+        precision: in which they compute, as for
+            :func:`somaseg.models.precision.choose_precision`.
+        batch: views and tiles at once, as for :func:`somaseg.models.device.choose_batch`.
+
+    Attributes:
+        precisions: in which each model computes.
 
     Raises:
         SomasegError: no model, members of several families or classes, unknown views, an overlap
-            that does not fit the tile, or an engine that cannot run them.
+            that does not fit the tile, or an engine or a precision that cannot run them.
     """
 
     def __init__(
@@ -96,6 +121,8 @@ class Predictor(Finder):
         fusion: Fusion | None = None,
         device: str | None = None,
         engine: str | None = None,
+        precision: str | None = None,
+        batch: int | None = None,
     ) -> None:
         if not models:
             raise SomasegError("no model to predict with")
@@ -114,10 +141,13 @@ class Predictor(Finder):
                     "join their predictions with `somaseg ensemble`"
                 )
         keep_memory()
-        place, self.engine = choose_device(device), choose_engine(engine)
-        for model in models:
-            use_engine(model, self.engine, place)
-            model.place(place)
+        self.device, self.engine = choose_device(device), choose_engine(engine)
+        self.batch = choose_batch(batch, self.device)
+        wanted = choose_precision(precision)
+        self.precisions = [precision_of(m, wanted, self.engine, self.device) for m in models]
+        for model, chosen in zip(models, self.precisions, strict=True):
+            use_engine(model, self.engine, self.device, chosen)
+            model.place(self.device)
         self.models, self.views, self.tile = list(models), VIEWS[views], tile
         self.overlap = default_overlap(models, tile) if overlap is None else overlap
         self.fusion = fusion
@@ -143,38 +173,59 @@ class Predictor(Finder):
         unit = network_unit(first.scale, getattr(first, "multiple", 32), self.tile)
         return Grid((size[0], size[1]), self.tile, self.overlap, unit)
 
-    def find(self, gray: Gray, shape: Size | None = None) -> Instances:
-        """Raw instances of a prepared image or tile, in one pass; see :meth:`Finder.find`."""
-        size = gray.shape
-        height, width = shape or size
-        below, beside = height - size[0], width - size[1]
-        gray = np.asarray(
-            cv2.copyMakeBorder(gray, 0, below, 0, beside, cv2.BORDER_REFLECT), np.float32
-        )
+    def find_each(self, grays: Sequence[Gray], shape: Size | None = None) -> list[Instances]:
+        """Raw instances of prepared images or tiles; see :meth:`Finder.find_each`."""
+        height, width = frame = shape or grays[0].shape
+        padded = [
+            np.asarray(
+                cv2.copyMakeBorder(
+                    gray, 0, height - gray.shape[0], 0, width - gray.shape[1], cv2.BORDER_REFLECT
+                ),
+                np.float32,
+            )
+            for gray in grays
+        ]
         first = self.models[0]
         if isinstance(first, Dense):
-            return first.decode(np.ascontiguousarray(self._maps(gray)[:, : size[0], : size[1]]))
-        found = []
-        for model in self.models:
-            assert isinstance(model, Region)
-            found += [
-                view.undo_instances(model.find(view.image(gray)), (height, width))
-                for view in self.views
+            return [
+                first.decode(np.ascontiguousarray(maps[:, : gray.shape[0], : gray.shape[1]]))
+                for maps, gray in zip(self._maps(padded), grays, strict=True)
             ]
-        joined = found[0] if len(found) == 1 else fuse(found, fusion=self.fusion)
-        return joined if joined.size == size else joined.window(size)[0]
+        found: list[list[Instances]] = [[] for _ in grays]
+        for model, precision in zip(self.models, self.precisions, strict=True):
+            assert isinstance(model, Region)
+            for i, view, cells in self._looks(padded, model.find_each, precision):
+                found[i].append(view.undo_instances(cells, frame))
+        joined = [one[0] if len(one) == 1 else fuse(one, fusion=self.fusion) for one in found]
+        return [
+            one if one.size == gray.shape else one.window(gray.shape)[0]
+            for one, gray in zip(joined, grays, strict=True)
+        ]
 
-    def _maps(self, gray: Gray) -> Maps:
-        """Mean over members and views."""
-        total: Maps | None = None
-        for model in self.models:
+    def _maps(self, grays: Sequence[Gray]) -> list[Maps]:
+        """Mean over members and views, of each image."""
+        totals: dict[int, Maps] = {}
+        for model, precision in zip(self.models, self.precisions, strict=True):
             assert isinstance(model, Dense)
-            for view in self.views:
-                maps = view.undo_maps(model.maps(view.image(gray)), gray.shape, model.vectors)
-                total = maps if total is None else np.add(total, maps, out=total)
-        assert total is not None
-        total /= np.float32(len(self.models) * len(self.views))
-        return total
+            for i, view, seen in self._looks(grays, model.maps_each, precision):
+                maps = view.undo_maps(seen, grays[i].shape, model.vectors)
+                totals[i] = np.add(totals[i], maps, out=totals[i]) if i in totals else maps
+        count = np.float32(len(self.models) * len(self.views))
+        return [np.divide(totals[i], count, out=totals[i]) for i in range(len(grays))]
+
+    def _looks(
+        self, grays: Sequence[Gray], run: Callable[[Sequence[Gray]], list[T]], precision: str
+    ) -> Iterator[tuple[int, View, T]]:
+        """Number of the image, view, and what a model makes of it: those of one shape at once."""
+        groups: dict[Size, list[tuple[int, View]]] = {}
+        for view in self.views:
+            of_shape = groups.setdefault(view.shape(grays[0].shape), [])
+            of_shape += [(i, view) for i in range(len(grays))]
+        for group in groups.values():
+            for some in batched(group, self.batch):
+                with predicting(self.device, HALVES.get(precision)):
+                    made = run([view.image(grays[i]) for i, view in some])
+                yield from ((i, view, one) for (i, view), one in zip(some, made, strict=True))
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that differ if predictions may."""
@@ -191,7 +242,16 @@ class Predictor(Finder):
         digest.update(repr((self.views, self.tile, self.overlap, fusion)).encode())
         if self.engine != "torch":  # the last digits differ
             digest.update(self.engine.encode())
+        if set(self.precisions) != {"float32"}:
+            digest.update(repr(self.precisions).encode())
         return digest.hexdigest()[:16]
+
+
+def batched(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    """Lists of ``count`` items, the last one of what is left (Python 3.12's ``batched``)."""
+    rest = iter(items)
+    while some := list(islice(rest, count)):
+        yield some
 
 
 def default_overlap(models: Sequence[Model], tile: int = TILE) -> int:

@@ -60,6 +60,10 @@ class Segmenter:
         views: str | None = None,
         tile: int = TILE,
         overlap: int | None = None,
+        device: str | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+        batch: int | None = None,
     ) -> Self:
         """Make one of a bundle.
 
@@ -68,9 +72,13 @@ class Segmenter:
             views: test-time views for all members; by default those that each was tuned with.
             tile: larger images go through in tiles of this side, in image pixels.
             overlap: of neighbouring tiles; by default as wide as eight cells.
+            device, engine, precision, batch: as for :class:`somaseg.predict.predictor.Predictor`.
         """
         info = bundle.members[0].models[0].info
-        predictors = [Predictor(m.models, views or m.views, tile, overlap) for m in bundle.members]
+        how = (device, engine, precision, batch)
+        predictors = [
+            Predictor(m.models, views or m.views, tile, overlap, None, *how) for m in bundle.members
+        ]
         predictor: Finder = predictors[0]
         if bundle.method is not None:
             weighted = [(p, m.weight) for p, m in zip(predictors, bundle.members, strict=True)]

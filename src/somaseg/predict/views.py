@@ -43,6 +43,10 @@ class View:
         resized = cv2.resize(turned, self._scaled(turned.shape)[::-1], interpolation=way)
         return np.asarray(resized, np.float32)
 
+    def shape(self, size: Size) -> Size:
+        """(height, width) of the view of an image of ``size`` (h, w)."""
+        return self._scaled(self._turned(size))
+
     def undo_maps(self, maps: Maps, size: Size, vectors: Sequence[tuple[int, int]] = ()) -> Maps:
         """Bring maps of the view back onto the image, vectors' directions too.
 

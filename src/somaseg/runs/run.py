@@ -4,7 +4,8 @@
 
     RUN/config.yaml          what was asked for: data, folds, model, training
     RUN/folds.json           fold of each image
-    RUN/fold0/               metrics.csv, model.safetensors, predictions.npz (raw, out of fold)
+    RUN/fold0/               metrics.csv, model.safetensors, predictions.npz (raw, out of fold),
+                             precision.json (scores in lower precision, where they can be measured)
     RUN/all/                 the same for a model of all images, without predictions
     RUN/settle.json          tuned settings by class
     RUN/rescore.json         learned scores and the settings tuned for them, if they help

@@ -42,6 +42,7 @@ def _run_fold(run: Run, fold: int | None, report: Report) -> None:
     from somaseg.models.bundle import load_model
     from somaseg.predict.predictor import Predictor, predict_images
     from somaseg.predict.store import save_predictions
+    from somaseg.runs.checking import FILE, check_precision
 
     if run.finished(fold):
         return
@@ -52,6 +53,9 @@ def _run_fold(run: Run, fold: int | None, report: Report) -> None:
     if fold is None:
         return
     held_out = [s for s in dataset if folds[s.id] == fold]
+    checked = check_precision(load_model(run.model_path(fold)), run.config.views, held_out)
+    if checked is not None:
+        write_json(run.part(fold) / FILE, checked.model_dump())
     predictions = predict_images(
         Predictor([load_model(run.model_path(fold))], run.config.views),
         [(s.id, s.image) for s in held_out],

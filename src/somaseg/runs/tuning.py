@@ -12,6 +12,7 @@ from somaseg.files import atomic_path, write_json
 from somaseg.instances import Instances
 from somaseg.models.bundle import load_model
 from somaseg.report.html import in_figure
+from somaseg.runs.checking import pooled
 from somaseg.runs.run import Run
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def decide_run(
 def write_settings(run: Run, decision: Decision) -> None:
     """Write ``settle.json`` beside a run and its settings into its model files.
 
-    What learned to rescore, if that helps, goes into ``rescore.json``; else none is left there. The
-    model files know nothing of it.
+    So are scores in lower precision, as far as folds were checked. What learned to rescore, if that
+    helps, goes into ``rescore.json``; else none is left there. The model files know nothing of it.
     """
     tuned = decision.tuned
     write_json(run.folder / "settle.json", dump_settings(tuned.settings))
@@ -64,6 +65,7 @@ def write_settings(run: Run, decision: Decision) -> None:
         decision.rescored.rescorer.save(run.rescorer_path)
     else:
         run.rescorer_path.unlink(missing_ok=True)
+    checked = pooled([run.part(fold) for fold in range(run.config.folds)])
     for fold in [*range(run.config.folds), None]:
         path = run.model_path(fold)
         if path.exists():
@@ -71,7 +73,8 @@ def write_settings(run: Run, decision: Decision) -> None:
             # A fold's model is scored with what was tuned without its images.
             honest = {} if tuned.dealt else tuned.nested
             settings = tuned.settings if fold is None else honest.get(fold, tuned.settings)
-            model.info = model.info.model_copy(update={"settle": dump_settings(settings)})
+            known = {"settle": dump_settings(settings), "checked": checked}
+            model.info = model.info.model_copy(update=known)
             model.save(path)
 
 

@@ -33,7 +33,7 @@ def test_gray_is_seen_as_three_equal_channels():
         assert torch.equal(one, other)
 
 
-def test_depthwise_convolutions_stay_in_float32_in_a_copy_too():
+def test_depthwise_convolutions_train_in_float32_in_a_copy_too():
     """EMA and prediction copy the network: the copy must run by its own weights."""
     encoder = copy.deepcopy(Encoder(BUNDLED, "none"))
     convs = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -47,6 +47,9 @@ def test_depthwise_convolutions_stay_in_float32_in_a_copy_too():
     assert {seen[conv] for conv in depthwise} == {torch.float32}
     assert {seen[conv] for conv in convs if conv not in depthwise} == {torch.bfloat16}
     assert all(conv.weight.grad is not None for conv in depthwise)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # they are the faster then
+        encoder(torch.rand(1, 1, 64, 64))
+    assert {seen[conv] for conv in convs} == {torch.bfloat16}
 
 
 def test_weights_from_a_file(tmp_path):

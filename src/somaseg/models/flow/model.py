@@ -1,12 +1,14 @@
 """The flow family's model: a U-Net on a pretrained encoder, or Cellpose's own network."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
 from somaseg.models.base import Batch, Gray, Maps
 from somaseg.models.config import ModelInfo
-from somaseg.models.dense import run_scaled
+from somaseg.models.dense import run_scaled_each
 from somaseg.models.flow.checkpoint import load_cellpose
 from somaseg.models.flow.config import CPNET, FlowConfig
 from somaseg.models.flow.network import MARGIN, FlowNetwork
@@ -59,7 +61,7 @@ class FlowModel(FlowNetwork):
     def maps(self, gray: Gray) -> Maps:
         """Flows in network units, cell logit, class logits: float32 (3 + classes, h, w)."""
         if isinstance(self.net, UNet):
-            return run_scaled(self.net, gray, self.scale, self.multiple, self.run)
+            return self.maps_each([gray])[0]
         maps = run_tiled(
             self.run,
             gray,
@@ -70,6 +72,12 @@ class FlowModel(FlowNetwork):
             device=self.device,
         )
         return resize_bilinear(maps, (gray.shape[0], gray.shape[1]))
+
+    def maps_each(self, grays: Sequence[Gray]) -> list[Maps]:
+        """Maps of images of one shape; a U-Net takes them at once."""
+        if isinstance(self.net, UNet):
+            return run_scaled_each(self.net, grays, self.scale, self.multiple, self.run)
+        return super().maps_each(grays)
 
     def _start_from_cellpose(self, net: CPNet) -> None:
         learned = load_cellpose(net, self.config.pretrained)

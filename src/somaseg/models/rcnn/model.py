@@ -138,11 +138,18 @@ class RCNN(Region, Network):
 
         At most ``detections`` of them, after box suppression at ``box_nms``.
         """
+        return self.find_each([gray])[0]
+
+    def find_each(self, grays: Sequence[Gray]) -> list[Instances]:
+        """Find the cells of images of one shape, which go through the network at once."""
         with self._predicting():
-            batch, features, enlarged = self._encode(gray)
+            batch, features, enlarged = self._encode(grays)
             proposals, _ = self.rpn(batch, features)
-            (detections,) = self.box.predict(features, proposals, batch.image_sizes)
-            return self._draw(features, detections, enlarged, gray.shape)
+            detections = self.box.predict(features, proposals, batch.image_sizes)
+            return [
+                self._draw([level[i : i + 1] for level in features], one, enlarged, gray.shape)
+                for i, (one, gray) in enumerate(zip(detections, grays, strict=True))
+            ]
 
     def predict_masks(
         self,
@@ -162,7 +169,7 @@ class RCNN(Region, Network):
         """
         with self._predicting():
             gray = self.prepare(image)
-            _, features, enlarged = self._encode(gray)
+            _, features, enlarged = self._encode([gray])
             detections = Detections(
                 torch.as_tensor(boxes, dtype=torch.float32, device=self.device) * enlarged,
                 torch.as_tensor(scores, dtype=torch.float32, device=self.device),
@@ -180,13 +187,13 @@ class RCNN(Region, Network):
         finally:
             self.train(training)
 
-    def _encode(self, gray: Gray) -> tuple[ImageList, list[Tensor], Tensor]:
-        """Features of a prepared image, and by how much its x y x y were enlarged, exactly."""
-        h, w = gray.shape
+    def _encode(self, grays: Sequence[Gray]) -> tuple[ImageList, list[Tensor], Tensor]:
+        """Features of images of one shape; by how much their x y x y were enlarged, exactly."""
+        h, w = grays[0].shape
         height, width = self._enlarged((h, w))
         interpolation = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
-        resized = cv2.resize(gray, (width, height), interpolation=interpolation)
-        batch = self.stack([torch.from_numpy(resized)[None]])
+        resized = [cv2.resize(gray, (width, height), interpolation=interpolation) for gray in grays]
+        batch = self.stack([torch.from_numpy(image)[None] for image in resized])
         enlarged = torch.tensor([width / w, height / h] * 2, device=self.device)
         return batch, self.run(batch.tensors), enlarged
 

@@ -1,5 +1,6 @@
 """The semantic family's model: network, losses, maps and decoding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from somaseg.data.augment import Crop
 from somaseg.instances import Instances
 from somaseg.models.base import Batch, Dense, Gray, Maps, Network
 from somaseg.models.config import ModelInfo
-from somaseg.models.dense import cell_means, run_scaled, soften
+from somaseg.models.dense import cell_means, run_scaled_each, soften
 from somaseg.models.semantic.config import SemanticConfig
 from somaseg.models.semantic.networks import build_network, is_pretrained
 from somaseg.models.semantic.targets import semantic_targets
@@ -115,7 +116,11 @@ class SemanticModel(Dense, Network):
 
     def maps(self, gray: Gray) -> Maps:
         """Logits: float32 (channels + classes, h, w)."""
-        return run_scaled(self.net, gray, self.scale, self.multiple, self.run)
+        return self.maps_each([gray])[0]
+
+    def maps_each(self, grays: Sequence[Gray]) -> list[Maps]:
+        """Logits of images of one shape, which go through the network at once."""
+        return run_scaled_each(self.net, grays, self.scale, self.multiple, self.run)
 
     def outputs(self) -> list[str]:
         """Logits of the targets and of the classes."""
