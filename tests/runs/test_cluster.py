@@ -312,6 +312,25 @@ def test_predictions_are_those_of_this_machine_and_none_is_made_twice(place, tmp
     assert "--shard: leave it out" in done.stderr
 
 
+def test_members_predict_on_workers_as_they_do_here(place, local, tmp_path):
+    models = sorted(local.glob("**/fold?/model.safetensors"))
+    assert len(models) == 2
+    words = ("ensemble", *models, "--images", place.folder / "data" / "train", "--out")
+    somaseg(*words, tmp_path / "here")
+    done = somaseg(*words, tmp_path / "there", "--cluster", place.address)
+    assert "3 images" in done.stdout
+    here = {path.name: path for path in (tmp_path / "here").rglob("*.*")}
+    there = {path.name: path for path in (tmp_path / "there").rglob("*.*")}
+    assert here.keys() - {".holder.json"} == there.keys() - {".holder.json"}
+    one, other = (np.load(found["predictions.npz"]) for found in (here, there))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert here["predictions.json"].read_bytes() == there["predictions.json"].read_bytes()
+
+    words = ("ensemble", tmp_path / "here", "--out", tmp_path / "again")
+    done = somaseg(*words, "--cluster", place.address, check=False)
+    assert "no member predicts anything here; give --images" in done.stderr
+
+
 # ---- bad input: one line each, before anything starts ----
 
 

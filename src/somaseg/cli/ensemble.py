@@ -8,6 +8,7 @@ import typer
 from somaseg.cli.options import (
     BatchOption,
     ClassWeightsOption,
+    ClusterOption,
     DeviceOption,
     EngineOption,
     PrecisionOption,
@@ -117,6 +118,7 @@ def ensemble(
     engine: EngineOption = None,
     precision: PrecisionOption = None,
     batch: BatchOption = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Join what several members found to one set of masks.
 
@@ -129,6 +131,7 @@ def ensemble(
     from somaseg.cli.progress import Bars
     from somaseg.cli.scores import parse_weights
     from somaseg.runs.ensemble import Request, run_ensemble
+    from somaseg.runs.execute import executor
 
     request = Request(
         members=tuple(members),
@@ -153,7 +156,8 @@ def ensemble(
                 rows[member] = bars.add_task(f"predict with {member}", total=total)
             bars.update(rows[member], completed=done)
 
-        outcome = run_ensemble(request, out, report)
+        with executor(cluster, out, [*members, images or data]) as found:
+            outcome = run_ensemble(request, out, report, found)
     for note in outcome.notes:
         messages.print(note)
     if outcome.table:

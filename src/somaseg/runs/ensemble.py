@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -36,7 +36,7 @@ from somaseg.decide import (
 )
 from somaseg.decide.nested import headline
 from somaseg.errors import SomasegError
-from somaseg.files import check_apart, file_name, read_json, write_json, write_text
+from somaseg.files import check_apart, file_name, read_json, remove_folder, write_json, write_text
 from somaseg.folders import (
     ENSEMBLE,
     FOLDS,
@@ -54,6 +54,7 @@ from somaseg.folders import (
 from somaseg.models.bundle import Bundle, write_bundle
 from somaseg.predict.store import save_predictions
 from somaseg.runs.bundling import bundle_of
+from somaseg.runs.execute import Executor
 from somaseg.runs.joining import (
     Joined,
     Raw,
@@ -66,16 +67,21 @@ from somaseg.runs.joining import (
     silences,
 )
 from somaseg.runs.members import (
+    Member,
     MemberProgress,
     common_ids,
     kind_of,
     load_images,
     read_members,
     shared_folds,
+    with_names,
 )
+from somaseg.runs.raw_tasks import raw_by_tasks
 from somaseg.scoring.inputs import read_truth
 
 OWN = (ENSEMBLE, PREDICTIONS, FOLDS, SETTLE, SCORES, MODEL)
+WORK = ".members"
+"""What workers of a cluster have predicted, until the ensemble stands."""
 FINAL = (LABELS, RESULTS, SUBMISSION, IMAGES)
 
 
@@ -138,13 +144,19 @@ class Outcome:
     bundle: Bundle | None
 
 
-def run_ensemble(request: Request, out: Path, progress: MemberProgress | None = None) -> Outcome:
+def run_ensemble(
+    request: Request,
+    out: Path,
+    progress: MemberProgress | None = None,
+    executor: Executor | None = None,
+) -> Outcome:
     """Read or predict the members, join them, score them, settle; write all of it into a folder.
 
     Args:
         request: what is asked for.
         out: new, empty, or a folder that an ensemble was written to before.
         progress: told of each image that is predicted.
+        executor: of a cluster, whose workers predict the images; by default this process does.
 
     Raises:
         SomasegError: a request that cannot be met, members that do not fit each other or the
@@ -153,12 +165,15 @@ def run_ensemble(request: Request, out: Path, progress: MemberProgress | None = 
     _check(request)
     _check_out(out, request)
     with hold(out):
-        outcome = _build(request, progress)
+        outcome = _build(request, out, progress, executor)
         _write(out, outcome)
+        remove_folder(out / WORK)
     return outcome
 
 
-def _build(request: Request, progress: MemberProgress | None) -> Outcome:
+def _build(
+    request: Request, out: Path, progress: MemberProgress | None, executor: Executor | None
+) -> Outcome:
     predicts = request.images is not None or "model" in map(kind_of, request.members)
     truth = _read_annotated(request.data, predicts) if request.data is not None else None
     pictures = truth if predicts else None
@@ -174,6 +189,10 @@ def _build(request: Request, progress: MemberProgress | None) -> Outcome:
         ignore_unknown=request.ignore_unknown,
         progress=progress,
     )
+    if executor is not None and executor.cluster:
+        if pictures is None:
+            raise SomasegError("--cluster: no member predicts anything here; give --images")
+        members = [_elsewhere(m, pictures, request, out, executor, progress) for m in members]
     ids = common_ids(members, truth)
     note = left_out(members, ids)
     folds: dict[str, int] = {}
@@ -215,6 +234,26 @@ def _build(request: Request, progress: MemberProgress | None) -> Outcome:
     notes = [note, *silences(members, ids), reason]
     told = tuple(note for note in notes if note)
     return Outcome(joined, final, settings, table, scores, selection, told, bundle)
+
+
+def _elsewhere(
+    member: Member,
+    images: Dataset,
+    request: Request,
+    out: Path,
+    executor: Executor,
+    progress: MemberProgress | None,
+) -> Member:
+    """A member whose images workers predict, if they are to be predicted."""
+    if member.predictor is None:
+        return member
+
+    def load() -> Raw:
+        where = request.views, request.tile, out / WORK, executor, progress
+        raw = raw_by_tasks(member.path, images, *where)
+        return {name: with_names(one, member.names) for name, one in raw.items()}
+
+    return replace(member, load=load)
 
 
 def _read_annotated(path: Path, need_images: bool) -> Dataset:
@@ -262,7 +301,7 @@ def _check_out(out: Path, request: Request) -> None:
     written = [*(out / name for name in (*OWN, *FINAL)), *(out / LABELS).glob("*")]
     check_apart([*request.members, *read], written)
     held = {path.name for path in out.iterdir() if not is_ours(path)} if out.is_dir() else set()
-    ours = held <= {*OWN, *FINAL} and not held.isdisjoint({ENSEMBLE, PREDICTIONS})
+    ours = held <= {*OWN, *FINAL, WORK} and not held.isdisjoint({ENSEMBLE, PREDICTIONS, WORK})
     if (out.exists() and not out.is_dir()) or (held and not ours):
         raise SomasegError(f"{out}: exists and is no ensemble; give another --out")
 
