@@ -11,6 +11,7 @@ from somaseg.models.config import Checked
 from somaseg.models.device import BATCH_VARIABLE, choose_batch
 from somaseg.models.engine import VARIABLE as ENGINE
 from somaseg.models.precision import VARIABLE, choose_precision, has_bfloat16, precision_of
+from somaseg.models.quantise import quantise
 from somaseg.models.registry import build_model, parse_config
 from somaseg.predict.bands import segment
 from somaseg.predict.predictor import Predictor
@@ -151,6 +152,39 @@ def test_openvino_computes_in_bfloat16():
 def test_the_file_keeps_what_was_checked(tmp_path):
     checked("small", KEPT).save(tmp_path / "m.safetensors")
     assert load_model(tmp_path / "m.safetensors").info.checked == KEPT
+
+
+# ---- int8 ----
+
+
+def test_int8_needs_openvino_and_a_calibrated_model():
+    with pytest.raises(SomasegError, match="precision int8: OpenVINO computes in it; give --eng"):
+        Predictor([model_of("small")], precision="int8")
+    with pytest.raises(SomasegError, match="make them on images of yours with `somaseg calibrate"):
+        Predictor([model_of("small")], precision="int8", engine="openvino")
+
+
+def test_quantised_networks_give_nearly_the_same_in_every_shape(tmp_path):
+    for package in ("openvino", "onnx", "nncf"):
+        pytest.importorskip(package)
+    threads = torch.get_num_threads()
+    model = model_of("small")
+    gray = discs((96, 80), 12)[0] + 0.1
+    quantise(model, [gray])
+    assert torch.get_num_threads() == threads
+    assert model.engine is None
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.int8 == model.int8
+    plain = Predictor([model])
+    for shape in ((96, 80), (64, 64), (80, 96)):  # each is compiled by itself
+        part = np.ascontiguousarray(np.resize(gray, shape))
+        wanted = plain._maps([part])[0]
+        found = Predictor([again], engine="openvino", precision="int8")._maps([part])[0]
+        assert np.abs(found - wanted).max() > 1e-4
+        assert np.abs(found - wanted).mean() < 0.03 * np.ptp(wanted)
+    # Weights that learn on are no longer those of the copy.
+    assert again.train().int8 is None
 
 
 # ---- batches ----

@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.files import write_json
+from somaseg.instances import Instances
 from somaseg.models import precision
 from somaseg.models.base import Dense
 from somaseg.models.bundle import load_model
@@ -24,16 +26,15 @@ def capable(monkeypatch):
 
 
 class Drawn(Sample):
-    """Annotated discs, in memory."""
+    """Discs, in memory."""
 
     def image(self, mapped=False):
         return discs(self.size, 12, int(self.id))[0]
 
-    def annotated(self):
-        from somaseg.instances import Instances
 
-        cells = Instances.from_labels(discs(self.size, 12, int(self.id))[1])
-        return cells.with_classes(0, ("small", "large"))
+def drawn(name):
+    cells = Instances.from_labels(discs((64, 80), 12, int(name))[1])
+    return Drawn(name, cells.size, None, cells.with_classes(0, ("small", "large")))
 
 
 def test_both_precisions_are_scored_on_some_images(monkeypatch):
@@ -44,13 +45,11 @@ def test_both_precisions_are_scored_on_some_images(monkeypatch):
 
     class Fragile(FakeDense):
         def maps(self, gray):
-            import torch
-
             half = torch.is_autocast_enabled("cpu")
             seen.append(half)
             return super().maps(gray * np.float32(not half))
 
-    samples = [Drawn(str(i), (64, 80)) for i in range(7)]
+    samples = [drawn(str(i)) for i in range(7)]
     found = check_precision(Fragile(), "none", samples)
     assert found.images == 2
     assert found.scores["bfloat16"] == 0 < 0.5 < found.scores["float32"]
@@ -62,7 +61,7 @@ def test_both_precisions_are_scored_on_some_images(monkeypatch):
 
 
 def test_what_is_not_measured(monkeypatch):
-    samples = [Drawn("0", (64, 80))]
+    samples = [drawn("0")]
     assert isinstance(FakeDense(), Dense)
     assert check_precision(FakeDense(), "none", samples) is None  # no network
     assert check_precision(model_of("small"), "none", []) is None
@@ -72,7 +71,7 @@ def test_what_is_not_measured(monkeypatch):
 
 def test_of_large_images_the_middle_is_taken(monkeypatch):
     monkeypatch.setattr(checking, "SIDE", 40)
-    sample = Drawn("3", (64, 80))
+    sample = drawn("3")
     image, cells = middle(sample)
     assert np.array_equal(image, sample.image()[12:52, 20:60])
     assert cells.size == (40, 40)

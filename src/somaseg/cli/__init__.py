@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from somaseg import __version__
+from somaseg.cli.calibrate import calibrate
 from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
 from somaseg.cli.eda import eda
@@ -58,7 +59,7 @@ STANDS = {
         ("evaluate", "models", "info", "check"), "nothing was written: run the same command again"
     ),
     **dict.fromkeys(
-        ("submit", "import", "ledger", "eda"),
+        ("submit", "import", "ledger", "eda", "calibrate"),
         "the file that it writes is the old one or the new one: run the same command again",
     ),
     "export": "exported files may be missing or cut off: run the same command again",
@@ -96,6 +97,7 @@ app.command()(models)
 app.command()(ensemble)
 app.command("import")(import_)
 app.command()(export)
+app.command()(calibrate)
 app.command()(evaluate)
 app.command()(submit)
 data_app.command()(eda)

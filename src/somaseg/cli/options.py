@@ -154,8 +154,9 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="In which networks compute: auto (half precision on a GPU, and on a processor that "
-        "has bfloat16 if the model's file says that it keeps the score), float32 or bfloat16; "
-        "without, what SOMASEG_PRECISION says, else auto.",
+        "has bfloat16 if the model's file says that it keeps the score), float32, bfloat16, or "
+        "int8 (--engine openvino, with a file that `somaseg calibrate` wrote); without, what "
+        "SOMASEG_PRECISION says, else auto.",
         callback=_setting("SOMASEG_PRECISION"),
         show_default=False,
     ),

@@ -20,6 +20,8 @@ Image = npt.NDArray[Any]
 Gray = npt.NDArray[np.float32]
 Maps = npt.NDArray[np.float32]
 Batch = dict[str, Any]
+INT8 = ("int8.xml", "int8.bin")
+"""Parts of a model file: a network in int8, as OpenVINO's graph and its weights."""
 Table = dict[str, npt.NDArray[Any]]
 """What a fitted family learns from: columns of as many rows, by name."""
 
@@ -125,12 +127,15 @@ class Network(Model, nn.Module):
         multiple: sides of a crop must be multiples of it.
         engine: what runs in place of :meth:`core` in prediction; see
             :func:`somaseg.models.engine.use_engine`.
+        int8: :data:`INT8` of :meth:`core`, by name, if it was quantised
+            (:func:`somaseg.models.quantise.quantise`).
     """
 
     label_stride: int = 1
     label_margin: int = 0
     multiple: int = 32
     engine: Callable[[Tensor], Any] | None = None
+    int8: dict[str, bytes] | None = None
 
     def core(self) -> tuple[nn.Module, tuple[int, int, int, int]] | None:
         """The part that another engine may run, and a shape of its images; by default none.
@@ -154,7 +159,7 @@ class Network(Model, nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or back; weights that change are no longer those of the engine."""
         if mode:
-            self.engine = None
+            self.engine = self.int8 = None
         return super().train(mode)
 
     def planes(self, instances: Instances) -> npt.NDArray[np.int32]:
@@ -196,6 +201,17 @@ class Network(Model, nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Return the state dict."""
         return self.state_dict()
+
+    def parts(self) -> dict[str, bytes]:
+        """Return the network in int8, if there is one."""
+        return dict(self.int8 or {})
+
+    def take_parts(self, parts: dict[str, bytes]) -> None:
+        """Take the network in int8."""
+        if set(parts) == set(INT8):
+            self.int8 = parts
+        else:
+            super().take_parts(parts)
 
     @property
     def parameter_count(self) -> int:

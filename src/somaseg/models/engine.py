@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.errors import SomasegError
-from somaseg.models.base import Model, Network
+from somaseg.models.base import INT8, Model, Network
 from somaseg.models.fold import folded
+from somaseg.models.precision import has_bfloat16
 
 VARIABLE = "SOMASEG_ENGINE"
 """Environment variable of the choice; ``--engine`` sets it."""
 ENGINES = ("torch", "openvino", "onnxruntime")
 
 Arrays = list[npt.NDArray[Any]]
+SHAPES = 4
+"""Shapes of images that a network in int8 is kept ready for: each is compiled by itself."""
 
 
 def choose_engine(name: str | None = None) -> str:
@@ -65,9 +69,13 @@ def use_engine(model: Model, name: str, device: torch.device, precision: str = "
     if device.type != "cpu":
         raise SomasegError(f"engine {name} runs on the processor: give --device cpu as well")
     network, shape = core_of(model, f"engine {name}")
-    data = onnx_bytes(network, shape)
-    run = _openvino(data, precision) if name == "openvino" else _onnxruntime(data)
     assert isinstance(model, Network)
+    if precision == "int8":
+        assert model.int8 is not None
+        run = _openvino(*(model.int8[part] for part in INT8), precision=precision)
+    else:
+        data = onnx_bytes(network, shape)
+        run = _openvino(data, precision=precision) if name == "openvino" else _onnxruntime(data)
     model.engine = _on_tensors(run)
 
 
@@ -135,28 +143,40 @@ def _on_tensors(run: Callable[[npt.NDArray[np.float32]], Arrays]) -> Callable[[T
     return network
 
 
-def _openvino(data: bytes, precision: str) -> Callable[[npt.NDArray[np.float32]], Arrays]:
+def _openvino(
+    data: bytes, weights: bytes = b"", *, precision: str
+) -> Callable[[npt.NDArray[np.float32]], Arrays]:
     try:
         import openvino
     except ImportError as error:
         raise SomasegError(_missing("openvino", error)) from error
     core = openvino.Core()
     # Images side by side have a stream each, as PyTorch's threads are dealt out.
+    half = has_bfloat16(torch.device("cpu"))
     threads = torch.get_num_threads()
     streams = max(1, (os.cpu_count() or 1) // threads)
     options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" or not half else "bf16",
         "INFERENCE_NUM_THREADS": threads * streams,
         "NUM_STREAMS": streams,
     }
-    compiled = core.compile_model(core.read_model(data), "CPU", options)
-    own = threading.local()
+    own, lock = threading.local(), threading.Lock()
+
+    @lru_cache(maxsize=SHAPES)
+    def compiled(shape: tuple[int, ...]) -> Any:
+        graph = core.read_model(data, weights) if weights else core.read_model(data)
+        if shape:
+            graph.reshape({0: list(shape)})
+        return core.compile_model(graph, "CPU", options)
 
     def run(image: npt.NDArray[np.float32]) -> Arrays:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
+        # With free sides OpenVINO 2026 computes garbage in int8.
+        shape = image.shape if precision == "int8" else ()
+        if getattr(own, "shape", None) != shape:
+            with lock:
+                own.shape, own.request = shape, compiled(shape).create_infer_request()
         out = own.request.infer({0: image})
-        return [np.array(out[i]) for i in range(len(compiled.outputs))]
+        return [np.array(out[i]) for i in range(len(out))]
 
     return run
 

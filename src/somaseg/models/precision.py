@@ -14,7 +14,7 @@ from somaseg.models.base import Model, Network
 
 VARIABLE = "SOMASEG_PRECISION"
 """Environment variable of the choice; ``--precision`` sets it."""
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,7 +41,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def precision_of(model: Model, name: str, engine: str, device: torch.device) -> str:
-    """Decide in what a model's network computes: ``float32``, ``bfloat16`` or ``float16``.
+    """Decide in what a network computes: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
 
     ``auto`` is half precision on a CUDA GPU, as in training. On a processor it is bfloat16 if the
     processor has it and the model's file says that its score was kept
@@ -68,11 +68,19 @@ def precision_of(model: Model, name: str, engine: str, device: torch.device) -> 
                 "precision bfloat16: ONNX Runtime computes in float32; give --engine torch or "
                 "openvino"
             )
+    if name == "int8":
+        if engine != "openvino":
+            raise SomasegError("precision int8: OpenVINO computes in it; give --engine openvino")
+        if isinstance(model, Network) and not model.int8:
+            raise SomasegError(
+                "precision int8: this model has no networks in int8; make them on images of yours "
+                "with `somaseg calibrate`"
+            )
     if name == "float32" or not isinstance(model, Network):
         return "float32"
     if device.type == "cuda":
         return "bfloat16" if has_bfloat16(device) else "float16"
-    if name == "bfloat16":
+    if name != "auto":
         return name
     checked = model.info.checked
     kept = checked is not None and checked.keeps("bfloat16")

@@ -47,8 +47,8 @@ def load_segmenter(
             that the model was trained on.
         device: ``auto``, ``cpu``, ``cuda:N`` or ``mps``.
         engine: ``torch``, ``openvino`` or ``onnxruntime``.
-        precision: ``auto`` (half precision where that keeps the score), ``float32`` or
-            ``bfloat16``.
+        precision: ``auto`` (half precision where that keeps the score), ``float32``,
+            ``bfloat16`` or ``int8`` (with OpenVINO, after ``somaseg calibrate``).
         batch: views and tiles that go through a network at once; by default 8 on a GPU, else 1.
             These four are, by default, what the environment variables ``SOMASEG_DEVICE``,
             ``…_ENGINE``, ``…_PRECISION`` and ``…_BATCH`` say.
@@ -76,7 +76,7 @@ def read_model(model: str | Path | None = None) -> Bundle:
     Raises:
         SomasegError: no such model, or not whole.
     """
-    path = _find(model)
+    path = find_model(model)
     return _old_run(path) if path.is_dir() else read_bundle(path)
 
 
@@ -89,7 +89,7 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
     Raises:
         SomasegError: no such model, or not whole.
     """
-    path = _find(model)
+    path = find_model(model)
     if path.is_dir():
         path = model_files(path)[0]
     bundle = read_bundle(path)
@@ -140,8 +140,12 @@ def _old_run(run: Path) -> Bundle:
     )
 
 
-def _find(model: str | Path | None) -> Path:
-    """A model file, or the folder of an older run, for what a user has given."""
+def find_model(model: str | Path | None = None) -> Path:
+    """Return a model file, or the folder of an older run, for what a user has given.
+
+    Raises:
+        SomasegError: no such model, or one that is not there yet.
+    """
     path = shipped_model() if model is None else Path(model)
     if not is_there(path):
         raise SomasegError(f"{path}: no such model or run")

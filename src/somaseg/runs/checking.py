@@ -48,22 +48,31 @@ def check_precision(model: Model, views: str, samples: Sequence[Sample]) -> Chec
         segmenter = Segmenter.of_bundle(
             bundle, views, device="cpu", engine="torch", precision=precision
         )
-        scores[precision] = mean_score(segmenter, some)
+        found = [segmenter(image) for image, _ in some]
+        scores[precision] = mean_score([cells for _, cells in some], found)
     return Checked(images=len(some), scores=scores)
 
 
-def mean_score(segmenter: Segmenter, some: Sequence[tuple[Image, Instances]]) -> float:
+def mean_score(truth: Sequence[Instances], found: Sequence[Instances]) -> float:
     """Mean score of the competition's metric, all cells as one class."""
-    found = [Overlaps.between(truth, segmenter(image)) for image, truth in some]
-    return round(float(np.mean([score_image(one).score for one in found])), 5)
+    pairs = [Overlaps.between(*pair) for pair in zip(truth, found, strict=True)]
+    return round(float(np.mean([score_image(one).score for one in pairs])), 5)
+
+
+def agreement(one: Sequence[Instances], other: Sequence[Instances]) -> float:
+    """F1 at IoU .5 of two predictions of the same images, all cells pooled; 1 without a cell."""
+    pairs = [Overlaps.between(*pair) for pair in zip(one, other, strict=True)]
+    hits = sum(int(pair.counts((50,)).hits[0]) for pair in pairs)
+    cells = sum(map(len, one)) + sum(map(len, other))
+    return round(2 * hits / cells, 5) if cells else 1.0
 
 
 def middle(sample: Sample) -> tuple[Image, Instances]:
-    """The middle of an annotated image, or all of one that is not larger, and its cells."""
-    image, cells = sample.image(), sample.annotated()
+    """The middle of an image, or all of one that is not larger, and its annotated cells."""
+    image = sample.image()
     (y, height), (x, width) = (((n - min(n, SIDE)) // 2, min(n, SIDE)) for n in image.shape[:2])
-    part = image[y : y + height, x : x + width]
-    return part, cells.window((height, width), (-x, -y))[0]
+    cells = Instances.empty(sample.size) if sample.instances is None else sample.annotated()
+    return image[y : y + height, x : x + width], cells.window((height, width), (-x, -y))[0]
 
 
 def pooled(folders: Sequence[Path]) -> Checked | None:
