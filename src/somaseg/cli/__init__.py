@@ -12,6 +12,7 @@ from somaseg import __version__
 from somaseg.cli.calibrate import calibrate
 from somaseg.cli.data import app as data_app
 from somaseg.cli.demo import demo
+from somaseg.cli.distill import distill
 from somaseg.cli.eda import eda
 from somaseg.cli.ensemble import ensemble
 from somaseg.cli.evaluate import evaluate
@@ -52,6 +53,8 @@ STANDS = {
     "command again",
     "search": "finished trials stand, begun ones go on at their last checkpoint: run the same "
     "command again",
+    "distill": "what the teacher found and the training's last checkpoint stand: run the same "
+    "command again to go on",
     "demo": "what is trained and segmented stands: run the same command again to go on",
     "tune": "the run can be used as it was, and its folds stand: run the same command again",
     "ensemble": "the members are as they were: run the same command again to join them anew",
@@ -96,6 +99,7 @@ app.command()(search)
 app.command()(models)
 app.command()(ensemble)
 app.command("import")(import_)
+app.command()(distill)
 app.command()(export)
 app.command()(calibrate)
 app.command()(evaluate)

@@ -41,11 +41,19 @@ def predict(
         typer.Option(
             "--model",
             "-m",
-            help="A run's folder or a model file; without, the one that comes with somaseg "
-            "(neuronal cells in phase contrast).",
+            help="A run's folder, a model file, or the name of a model that comes with somaseg; "
+            "without, neurons-phase-contrast.",
             show_default=False,
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Take the model's fast sibling, one network in place of an ensemble: "
+            "MODEL-fast.safetensors beside it (`somaseg distill` makes one).",
+        ),
+    ] = False,
     views: Annotated[str | None, typer.Option("--tta", help=VIEWS_HELP, show_default=False)] = None,
     tile: Annotated[
         int,
@@ -133,6 +141,7 @@ def predict(
     from somaseg.data.axes import Choice
     from somaseg.errors import SomasegError
     from somaseg.folders import hold
+    from somaseg.predict.load import find_model
     from somaseg.predict.outputs import check_outputs, segment_samples
     from somaseg.predict.shards import hold_shard
     from somaseg.runs.predicting import Request
@@ -144,7 +153,7 @@ def predict(
     more = tuple(filter(None, (name.strip() for name in write.split(","))))
     check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
     request = Request(
-        model=None if model is None else str(model.absolute()),
+        model=None if model is None and not fast else str(find_model(model, fast).absolute()),
         views=views,
         tile=tile,
         overlap=overlap,

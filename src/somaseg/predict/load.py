@@ -14,13 +14,15 @@ from somaseg.predict.scale import Diameter, check_diameter
 from somaseg.predict.segmenter import Segmenter
 from somaseg.predict.views import VIEWS
 
-SHIPPED = "neurons-phase-contrast.safetensors"
+SHIPPED = "neurons-phase-contrast"
 """The model that comes with somaseg."""
+FAST = "-fast"
+"""Ends the name of a model's fast sibling, one network in place of an ensemble."""
 
 
-def shipped_model() -> Path:
-    """Path of the model that comes with somaseg."""
-    return Path(str(resources.files("somaseg.weights") / SHIPPED))
+def shipped_model(name: str = SHIPPED) -> Path:
+    """Path of a model that comes with somaseg."""
+    return Path(str(resources.files("somaseg.weights") / f"{name}.safetensors"))
 
 
 def load_segmenter(
@@ -33,13 +35,14 @@ def load_segmenter(
     engine: str | None = None,
     precision: str | None = None,
     batch: int | None = None,
+    fast: bool = False,
 ) -> Segmenter:
     """Load a segmenter.
 
     Args:
         model: a model file; the folder of a run (its tuned settings; its model of all images, or
-            its fold models averaged), a fit, a search (its best trial) or an ensemble of models; or
-            none for the one that comes with somaseg.
+            its fold models averaged), a fit, a search (its best trial) or an ensemble of models;
+            the name of a model that comes with somaseg, or none for the first of them.
         views: test-time views; by default those that the model was tuned with.
         tile: side of a tile for large images.
         overlap: of neighbouring tiles; by default as wide as eight cells.
@@ -52,11 +55,12 @@ def load_segmenter(
         batch: views and tiles that go through a network at once; by default 8 on a GPU, else 1.
             These four are, by default, what the environment variables ``SOMASEG_DEVICE``,
             ``…_ENGINE``, ``…_PRECISION`` and ``…_BATCH`` say.
+        fast: take the model's fast sibling, ``MODEL-fast.safetensors`` beside it.
 
     Raises:
         SomasegError: no such run or model, or not whole; or it cannot be run so.
     """
-    bundle = read_model(model)
+    bundle = read_model(find_model(model, fast))
     try:
         segmenter = Segmenter.of_bundle(
             bundle, views, tile, overlap, device, engine, precision, batch
@@ -140,13 +144,34 @@ def _old_run(run: Path) -> Bundle:
     )
 
 
-def find_model(model: str | Path | None = None) -> Path:
+def find_model(model: str | Path | None = None, fast: bool = False) -> Path:
     """Return a model file, or the folder of an older run, for what a user has given.
 
+    Args:
+        model: as for :func:`load_segmenter`.
+        fast: return the file of its fast sibling.
+
     Raises:
-        SomasegError: no such model, or one that is not there yet.
+        SomasegError: no such model, or one that is not there yet; it has no fast sibling.
     """
+    path = _find(model)
+    if not fast:
+        return path
+    beside = path / MODEL if path.is_dir() else path
+    beside = beside.with_name(f"{beside.stem}{FAST}.safetensors")
+    if not beside.is_file():
+        raise SomasegError(
+            f"--fast: {path} has no fast model beside it, {beside.name}; make one with "
+            "`somaseg distill`"
+        )
+    return beside
+
+
+def _find(model: str | Path | None) -> Path:
     path = shipped_model() if model is None else Path(model)
+    named = shipped_model(path.name)
+    if path.name == str(model) and not is_there(path) and named.is_file():
+        return named
     if not is_there(path):
         raise SomasegError(f"{path}: no such model or run")
     if not path.is_dir():
