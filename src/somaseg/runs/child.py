@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 WATCHED = "SOMASEG_STDIN_IS_PARENT"
@@ -20,16 +20,26 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_
 
 
 def start(
-    module: str, arguments: Sequence[str], environment: Mapping[str, str]
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    without: Collection[str] = (),
 ) -> "subprocess.Popen[str]":
-    """Start ``python -m MODULE ARGUMENTS``; it ends by itself when this process does."""
+    """Start ``python -m MODULE ARGUMENTS``; it ends by itself when this process does.
+
+    Args:
+        module, arguments: what is run.
+        environment: variables, besides this process's own.
+        without: variables of this process that it does not get.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in without}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,  # closed by the system when this process is killed
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment, WATCHED: "1"},
+        env={**own, **environment, WATCHED: "1"},
     )
 
 

@@ -1,5 +1,6 @@
 """What runs on a cluster's workers: the child process of a task, and a look at the machine."""
 
+import os
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def work(
     if fault := look(expected, paths):
         return f"worker {worker.address} {fault}"
     worker.log_event(topic, (name, {"began": worker.address}))
-    process = start(module, arguments, environment)
+    process = start(module, arguments, environment, _of_dask())
     Thread(target=_watch, args=(process, worker, worker.get_current_task()), daemon=True).start()
     errors: list[str] = []
     last = 0.0
@@ -94,6 +95,22 @@ def work(
 
     follow(process, tell)
     return "; ".join(errors) or None
+
+
+def _of_dask() -> list[str]:
+    """Variables by which Dask has glibc give freed memory back at once.
+
+    That is for what a worker computes itself; a network in a child takes twice as long by it
+    (:func:`somaseg.models.device.keep_memory`).
+    """
+    import dask
+
+    given: dict[str, Any] = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return [
+        name
+        for name, value in given.items()
+        if name.startswith("MALLOC_") and os.environ.get(name) == str(value)
+    ]
 
 
 def _watch(process: "subprocess.Popen[str]", worker: Any, key: str) -> None:
