@@ -1,7 +1,7 @@
 """Predict many small images, and a slide, on a Dask cluster of two workers with one thread each.
 
     python benchmarks/cluster.py --images 20000 [--model MODEL] [--work FOLDER]
-    python benchmarks/cluster.py --slide 20000 [--model MODEL] [--work FOLDER]
+    python benchmarks/cluster.py --slide 20000 [--tile 1024] [--model MODEL] [--work FOLDER]
 
 The scheduler and the workers are started here. ``--images``: the command is killed with SIGKILL at
 a third of the images, at two thirds all of the cluster is (scheduler, workers and command); each
@@ -106,6 +106,7 @@ def main() -> int:
     what.add_argument("--images", type=int)
     what.add_argument("--slide", type=int, help="side in pixels, a multiple of 1000")
     parser.add_argument("--side", type=int, default=64, help="of an image, in pixels")
+    parser.add_argument("--tile", default="1024", help="side of a slide's tiles, in pixels")
     parser.add_argument("--model", default="", help="without, the one that comes along")
     parser.add_argument("--work", type=Path, default=Path("cluster"))
     given = parser.parse_args()
@@ -123,6 +124,7 @@ def predict_slide(given: argparse.Namespace, model: tuple[str, ...]) -> int:
         out = work / name
         shutil.rmtree(out, ignore_errors=True)
         words = ["somaseg", "predict", str(slide), "--out", str(out), "--write", "ome-zarr", *model]
+        words += ["--tile", given.tile]
         processes = []
         if name == "two":
             address, processes = start_cluster(work)
