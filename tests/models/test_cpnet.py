@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from somaseg.data.augment import prepare_image
 from somaseg.errors import SomasegError
+from somaseg.models.cellpose.convert import import_cellpose
 from somaseg.models.config import ModelInfo
 from somaseg.models.flow import checkpoint
 from somaseg.models.flow.checkpoint import cellpose_name, find_checkpoint, load_cellpose
@@ -16,6 +18,8 @@ from somaseg.models.flow.tiling import run_tiled
 from somaseg.models.nn.cpnet import WIDTHS, CPNet
 from somaseg.models.registry import build_model, load_preset, parse_config
 from somaseg.models.training.settings import TrainSettings
+from somaseg.predict.load import load_segmenter
+from tests.cli.run import somaseg
 from tests.models.contract import INFO, STILL, Contract
 from tests.models.data import make_cpnet_fixture as fixture
 
@@ -75,6 +79,32 @@ def test_same_flows_of_an_image(model_file, diameter, flip):
     maps = model.maps(prepare_image(fixture.image()))
     expected = THEIRS[f"maps_{diameter:g}_{flip}"]
     np.testing.assert_allclose(maps[:3, :: fixture.EVERY, :: fixture.EVERY], expected, atol=5e-4)
+
+
+def test_same_flows_of_two_stains(model_file):
+    """``channels=[2, 1]`` in Cellpose: cells green, nuclei red."""
+    model = import_cellpose(model_file, fixture.DIAMETERS[0], channels=["1", "0"])
+    model.config.flip_tiles = True
+    maps = model.maps(model.prepare(fixture.stained()[..., [1, 0]]))
+    expected = THEIRS["stained"]
+    np.testing.assert_allclose(maps[:3, :: fixture.EVERY, :: fixture.EVERY], expected, atol=5e-4)
+
+
+def test_channels_of_an_import(model_file, tmp_path):
+    path = tmp_path / "m.safetensors"
+    somaseg("import", model_file, "--chan", 2, "--chan2", 1, "--diameter", 18, "--out", path)
+    segmenter = load_segmenter(path)
+    assert segmenter.channels == ("1", "0")
+    cv2.imwrite(str(tmp_path / "a.png"), fixture.stained()[..., ::-1])
+    found = segmenter(tmp_path / "a.png")
+    assert np.array_equal(found.pixels, segmenter(fixture.stained()[..., [1, 0]]).pixels)
+    for words, told in (
+        (("--chan2", 1), "--chan2: of gray images there are no nuclei"),
+        (("--chan", 1, "--chan2", 1), "--chan2 1: the channel of the cells"),
+    ):
+        done = somaseg("import", model_file, *words, "--out", path, check=False)
+        assert done.returncode == 2
+        assert told in done.stderr
 
 
 def test_safetensors_and_parallel_prefix(model_file, tmp_path):

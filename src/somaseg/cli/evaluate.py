@@ -169,14 +169,18 @@ def _compare(
 
     with Bars(console=messages, transient=True) as progress:
         task = progress.add_task("reading the truth", total=None)
-        dataset = read_truth(truth, predictions, left_out)
-        # What is predicted for the images that were just left out is no stranger.
-        ignore_unknown |= bool(left_out)
+        segmenter, choice = None, None
         if predictions is None:
-            from somaseg.data.load import decoded
             from somaseg.predict.load import load_segmenter
 
             segmenter = load_segmenter(model, views)
+            choice = segmenter.choice
+        dataset = read_truth(truth, predictions, left_out, choice)
+        # What is predicted for the images that were just left out is no stranger.
+        ignore_unknown |= bool(left_out)
+        if segmenter is not None:
+            from somaseg.data.load import decoded
+
             if left_out is not None:
                 dataset = decoded(dataset, left_out)
             samples = [sample for sample in dataset if sample.instances is not None]
@@ -187,6 +191,7 @@ def _compare(
                 progress.advance(task)
             progress.reset(task)
         else:
+            assert predictions is not None
             progress.update(task, description="reading the predictions")
             found = read_predictions(predictions, dataset, ignore_unknown, left_out)
             if shared and is_results(predictions):  # a list speaks of images with cells alone

@@ -8,12 +8,17 @@ import typer
 from somaseg.cli.options import (
     ANNOTATED,
     AUTO,
+    ChannelOption,
+    ChannelsOption,
     ClassWeightsOption,
     ClusterOption,
     DeviceOption,
     FormatOption,
+    FrameOption,
     ImagesOption,
     SkipOption,
+    ZOption,
+    stack_choice,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +35,10 @@ PLANNED = (
     "format",
     "images",
     "skip_faulty",
+    "channel",
+    "channels",
+    "frame",
+    "z",
 )
 """Options that make a plan; where one stands, it decides."""
 
@@ -84,6 +93,10 @@ def fit(
     format: FormatOption = AUTO,
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
+    channel: ChannelOption = None,
+    channels: ChannelsOption = None,
+    frame: FrameOption = None,
+    z: ZOption = None,
     device: DeviceOption = None,
     cluster: ClusterOption = None,
 ) -> None:
@@ -115,6 +128,7 @@ def fit(
         "format": format,
         "images": images,
         "skip_faulty": skip_faulty,
+        "choice": stack_choice(channel, channels, frame, z),
         "tell": typer.echo,
     }
     try:

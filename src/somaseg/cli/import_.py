@@ -49,6 +49,19 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    chan: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="As Cellpose's: channel of the cells, 1 (red) or higher; 0: images are gray.",
+        ),
+    ] = 0,
+    chan2: Annotated[
+        int,
+        typer.Option(
+            min=0, help="As Cellpose's: channel of the nuclei, 1 (red) or higher; 0: there is none."
+        ),
+    ] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,6 +83,11 @@ def import_(
 
     if out.suffix != ".safetensors":
         raise SomasegError(f"--out {out}: must end in .safetensors")
+    if chan2 and not chan:
+        raise SomasegError("--chan2: of gray images there are no nuclei; give --chan, too")
+    channels = [str(number - 1) for number in (chan, chan2) if number]
+    if len(set(channels)) < len(channels):
+        raise SomasegError(f"--chan2 {chan2}: the channel of the cells; give another, or none")
     fields = {}
     for change in settings or []:
         name, equals, text = change.partition("=")
@@ -77,7 +95,7 @@ def import_(
             raise SomasegError(f"--set {change}: write it as FIELD=VALUE")
         fields[name.removeprefix("model.")] = yaml.safe_load(text)
     names = [name.strip() for name in classes.split(",")] if classes else []
-    model, found, notes = import_model(file, library, config, names, diameter, fields)
+    model, found, notes = import_model(*(file, library, config, names, diameter, fields, channels))
     model.save(out)
     for note in notes:
         typer.echo(note)

@@ -78,6 +78,17 @@ ChannelOption = Annotated[
     ),
 ]
 
+ChannelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--channels",
+        metavar="A,B,…",
+        help="Several channels that the model looks at together, by name or from 0: actin,dapi. "
+        "The model remembers them.",
+        show_default=False,
+    ),
+]
+
 FrameOption = Annotated[
     int | None,
     typer.Option(
@@ -198,14 +209,34 @@ def load_sound(
     return dataset
 
 
-def told_config(data: Path, format: str, images: Path | None, skip_faulty: bool) -> "DataConfig":
+def stack_choice(
+    channel: str | None, channels: str | None, frame: int | None, z: str | None
+) -> "Choice":
+    """What of stacks is wanted, as the four options say.
+
+    Raises:
+        SomasegError: both of the first two, or what cannot be.
+    """
+    from somaseg.data.axes import Choice
+
+    several = () if channels is None else tuple(name.strip() for name in channels.split(","))
+    return Choice(channel, frame, z, several)
+
+
+def told_config(
+    data: Path,
+    format: str,
+    images: Path | None,
+    skip_faulty: bool,
+    choice: "Choice | None" = None,
+) -> "DataConfig":
     """Where a run's images are; what is left out of them is named on standard error."""
     from somaseg.data.load import sound_part
     from somaseg.runs.sources import DataConfig
 
     if skip_faulty:
-        tell_left_out(sound_part(data, str(format), images)[1])
-    return DataConfig.at(data, format, images, skip_faulty)
+        tell_left_out(sound_part(data, str(format), images, choice=choice)[1])
+    return DataConfig.at(data, format, images, skip_faulty, choice)
 
 
 def tell_left_out(faults: "Iterable[Fault]") -> None:

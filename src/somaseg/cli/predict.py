@@ -8,12 +8,14 @@ import typer
 from somaseg.cli.options import (
     BatchOption,
     ChannelOption,
+    ChannelsOption,
     ClusterOption,
     DeviceOption,
     EngineOption,
     FrameOption,
     PrecisionOption,
     ZOption,
+    stack_choice,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ def predict(
         ),
     ] = None,
     channel: ChannelOption = None,
+    channels: ChannelsOption = None,
     frame: FrameOption = None,
     z: ZOption = None,
     diameter: Annotated[
@@ -131,14 +134,14 @@ def predict(
     OUT/cells.csv, OUT/report.html and whatever --write names.
 
     Each frame and slice of a stack is an image of its own, called NAME_t000_z00; --frame and --z
-    choose. Of several channels one must be chosen.
+    choose. Of several channels a model takes those that it was trained on, by their names; where
+    they are called otherwise, or the model is of gray images, choose with --channel or --channels.
 
     Images that cannot be read are left out and named at the end; the exit code is then 1. After a
     stop the same command goes on: images whose results stand are not done again. Images above 16
     megapixels go through in bounded memory, and their overlays are OUT/overlays/ID.tif.
     """
     from somaseg.cli.sources import gather
-    from somaseg.data.axes import Choice
     from somaseg.errors import SomasegError
     from somaseg.folders import hold
     from somaseg.predict.load import find_model
@@ -149,9 +152,8 @@ def predict(
     part = _part(shard)
     if cluster is not None and shard is not None:
         raise SomasegError("--shard: leave it out; --cluster deals the images itself")
-    given = gather(images, Choice(channel, frame, z))
     more = tuple(filter(None, (name.strip() for name in write.split(","))))
-    check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
+    asked = stack_choice(channel, channels, frame, z)
     request = Request(
         model=None if model is None and not fast else str(find_model(model, fast).absolute()),
         views=views,
@@ -163,6 +165,8 @@ def predict(
         pixel_size=pixel_size,
     )
     segmenter = request.segmenter()
+    given = gather(images, segmenter.choice_for(asked))
+    check_outputs(given.samples, out, overlays, given.sources, more=more, pixel_size=pixel_size)
     mine = given.samples[part[0] - 1 :: part[1]]
     try:
         bars = _Bars(len(mine))

@@ -8,16 +8,21 @@ import typer
 from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
+    ChannelOption,
+    ChannelsOption,
     ClassWeightsOption,
     ClusterOption,
     DeviceOption,
     FoldsOption,
     FoldViewsOption,
     FormatOption,
+    FrameOption,
     FromOption,
     ImagesOption,
     SkipOption,
     StepsOption,
+    ZOption,
+    stack_choice,
     told_config,
 )
 
@@ -63,6 +68,10 @@ def search(
     format: FormatOption = AUTO,
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
+    channel: ChannelOption = None,
+    channels: ChannelsOption = None,
+    frame: FrameOption = None,
+    z: ZOption = None,
     device: DeviceOption = None,
     cluster: ClusterOption = None,
 ) -> None:
@@ -82,7 +91,9 @@ def search(
 
     config = SearchConfig(
         base=RunConfig.make(
-            told_config(data, format, images, skip_faulty),
+            told_config(
+                *(data, format, images, skip_faulty), stack_choice(channel, channels, frame, z)
+            ),
             model,
             folds=folds,
             seed=seed,

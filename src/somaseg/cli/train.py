@@ -8,16 +8,21 @@ import typer
 from somaseg.cli.options import (
     AUTO,
     AnnotatedArgument,
+    ChannelOption,
+    ChannelsOption,
     ClassWeightsOption,
     ClusterOption,
     DeviceOption,
     FoldsOption,
     FoldViewsOption,
     FormatOption,
+    FrameOption,
     FromOption,
     ImagesOption,
     SkipOption,
     StepsOption,
+    ZOption,
+    stack_choice,
     told_config,
 )
 
@@ -82,6 +87,10 @@ def train(
     format: FormatOption = AUTO,
     images: ImagesOption = None,
     skip_faulty: SkipOption = False,
+    channel: ChannelOption = None,
+    channels: ChannelsOption = None,
+    frame: FrameOption = None,
+    z: ZOption = None,
     device: DeviceOption = None,
     cluster: ClusterOption = None,
 ) -> None:
@@ -100,15 +109,18 @@ def train(
     class_weights = parse_weights(weights)
     if start_from is None and model.endswith(".safetensors"):
         start_from = Path(model)
+    choice = stack_choice(channel, channels, frame, z)
     config = RunConfig.make(
-        told_config(data, format, images, skip_faulty),
+        told_config(data, format, images, skip_faulty, choice),
         model,
         folds=folds,
         seed=seed,
         steps=steps,
         changes=dict(map(_parse_change, settings or ())),
         start_from=start_from,
-        train_on=DataConfig.at(train_on, skip_faulty=skip_faulty) if train_on else None,
+        train_on=DataConfig.at(train_on, skip_faulty=skip_faulty, choice=choice)
+        if train_on
+        else None,
         views=views,
         log=tuple(log or ["tensorboard"]),
     )

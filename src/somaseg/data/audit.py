@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from somaseg.data.axes import Choice
 from somaseg.data.facts import overlap_share
 from somaseg.data.faults import KINDS, Fault, Faults
 from somaseg.data.leaks import MOST, find_leaks
@@ -44,6 +45,7 @@ def audit(
     format: str = "auto",
     images: str | Path | None = None,
     need_images: bool = True,
+    choice: Choice | None = None,
 ) -> Audit:
     """Look at every row, image and mask of a data set.
 
@@ -53,13 +55,14 @@ def audit(
         images: as there.
         need_images: as there; without, missing images are no fault, and those found are not
             decoded.
+        choice: as there.
 
     Raises:
         SomasegError: nobody can tell what the data set is; a file that cannot be read at all is
             a fault like others.
     """
     try:
-        reading = read_dataset(path, format, images, need_images)
+        reading = read_dataset(path, format, images, need_images, choice=choice)
     except SomasegError as error:
         if not Path(path).exists():
             raise

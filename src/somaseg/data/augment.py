@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from somaseg.data.augment_settings import AugmentSettings
-from somaseg.data.images import normalise, stretch, to_gray
+from somaseg.data.images import Levels, normalise, stretch, to_gray
 from somaseg.data.prepared import Prepared, PreparedImages
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
@@ -29,7 +29,8 @@ class Crop:
     """One training crop.
 
     Attributes:
-        image: float32 (size, size), 0 and 1 at the image's low and high percentile.
+        image: float32 (size, size), 0 and 1 at the image's low and high percentile; of several
+            channels (c, size, size), each by itself.
         planes: int32 (k, s, s), label planes: value i + 1 is row i of ``classes``. On a grid of
             one pixel per ``stride`` image pixels, with ``margin`` of its pixels around the crop,
             so that a cell cut by the crop's edge still has its centre.
@@ -41,6 +42,11 @@ class Crop:
     planes: npt.NDArray[np.int32]
     margin: int
     classes: npt.NDArray[np.int16]
+
+    @property
+    def channels(self) -> npt.NDArray[np.float32]:
+        """The image as networks take it, (c, size, size)."""
+        return self.image if self.image.ndim == 3 else self.image[None]
 
 
 class CropSampler:
@@ -59,7 +65,8 @@ class CropSampler:
         cache: folder for prepared images that are too many for the memory
             (:mod:`somaseg.data.prepared`); processes share it.
         cache_key: tells ``planes`` and ``prepare`` of different families apart there.
-        prepare: makes an image gray float32, by default :func:`prepare_image`.
+        prepare: makes an image float32 between its levels, by default :func:`prepare_image`.
+        channels: that ``prepare`` gives.
 
     Raises:
         SomasegError: no image has annotations.
@@ -79,6 +86,7 @@ class CropSampler:
         cache: Path | None = None,
         cache_key: str = "",
         prepare: Prepare | None = None,
+        channels: int = 1,
     ) -> None:
         self.size, self.scale, self.stride, self.margin = size, scale, stride, margin
         self.settings = settings or AugmentSettings()
@@ -88,7 +96,9 @@ class CropSampler:
                 "no annotated image to train on; check the data set with `data check`"
             )
         gray = prepare or prepare_image
-        self.images = PreparedImages(samples, lambda s: _prepare(s, planes, gray), cache, cache_key)
+        self.images = PreparedImages(
+            samples, lambda s: _prepare(s, planes, gray), cache, cache_key, channels
+        )
         groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(sample.image_class or "", []).append(i)
@@ -101,22 +111,23 @@ class CropSampler:
         source = self.images[group[rng.integers(len(group))]]
         to_image = self._placement(rng, source)
         shift = self._elastic(rng)
-        image = _warp(source.image, to_image, self.size, 1, 0, shift, cv2.INTER_LINEAR)
         side = self.size // self.stride
-        planes = [
-            _warp(
-                plane,
-                to_image,
-                side,
-                self.stride,
-                self.margin,
-                shift,
-                cv2.INTER_NEAREST,
-            ).astype(np.int32)
-            for plane in source.planes
+        channels = [
+            # Dyes and lamps differ apart: each channel has a light of its own.
+            _change_light(rng, channel, self.settings)
+            for channel in _warp(
+                source.image.reshape(-1, *source.image.shape[-2:]),
+                *(to_image, self.size, 1, 0, shift, cv2.INTER_LINEAR),
+            )
         ]
+        planes = _warp(
+            source.planes, to_image, side, self.stride, self.margin, shift, cv2.INTER_NEAREST
+        )
         return Crop(
-            _change_light(rng, image, self.settings), np.stack(planes), self.margin, source.classes
+            np.stack(channels) if len(channels) > 1 else channels[0],
+            np.stack([plane.astype(np.int32) for plane in planes]),
+            self.margin,
+            source.classes,
         )
 
     def _placement(self, rng: np.random.Generator, source: Prepared) -> npt.NDArray[np.float64]:
@@ -127,7 +138,7 @@ class CropSampler:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
         if rng.random() < 0.5:
             turn[:, 0] *= -1
-        h, w = source.image.shape
+        h, w = source.image.shape[-2:]
         if len(source.centres) and rng.random() < self.settings.on_cells:
             # The cell lies anywhere in the middle of the crop, not always at its very centre.
             cell = source.centres[rng.integers(len(source.centres))]
@@ -148,36 +159,50 @@ class CropSampler:
 
 
 def prepare_image(
-    image: npt.NDArray[np.generic], levels: tuple[float, float] | None = None
+    image: npt.NDArray[np.generic], levels: Levels | None = None, channels: int = 1
 ) -> npt.NDArray[np.float32]:
     """Gray float32 (h, w) with 0 and 1 at the 1st and 99th percentile, clipped to −1 … 2.
 
     Args:
-        image: (h, w) or (h, w, 3).
-        levels: the two percentiles, if it is a part of a larger image: those of the whole.
+        image: (h, w) or (h, w, 3); of several channels (h, w, channels).
+        levels: the two percentiles, if it is a part of a larger image: those of the whole; of
+            several channels, those of each.
+        channels: that a model sees. One is gray, whatever the image is; of several each has its own
+            percentiles, and the result is (h, w, channels).
+
+    Raises:
+        SomasegError: an image of another number of channels.
     """
+    if channels > 1:
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != channels:
+            raise SomasegError(f"an image of {found} channels; the model looks at {channels}")
+        pairs: Any = levels or [None] * channels
+        planes = [prepare_image(image[..., k], pairs[k]) for k in range(channels)]
+        return np.stack(planes, -1)
     gray = to_gray(image)
-    scaled = normalise(gray) if levels is None else stretch(gray, *levels)
+    scaled = normalise(gray) if levels is None else stretch(gray, *levels)  # type: ignore[arg-type]
     return np.clip(scaled, -1, 2)
 
 
 def _prepare(sample: Sample, planes: Planes, prepare: Prepare) -> npt.NDArray[np.float32]:
-    """Image and label planes, float32 (1 + k, h, w)."""
+    """Channels and label planes, float32 (c + k, h, w)."""
     # OpenCV warps no int32; float32 holds label numbers exactly up to 16 million.
     labels = planes(sample.annotated()).astype(np.float32)
-    return np.concatenate([prepare(sample.image())[None], labels])
+    image = prepare(sample.image())
+    return np.concatenate([image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0), labels])
 
 
 def _warp(
-    image: npt.NDArray[np.float32],
+    planes: npt.NDArray[np.float32],
     to_image: npt.NDArray[np.float64],
     side: int,
     stride: int,
     margin: int,
     shift: npt.NDArray[np.float32] | None,
     interpolation: int,
-) -> npt.NDArray[np.float32]:
-    """Sample the image on the crop's grid of ``side + 2 margin`` pixels, ``stride`` apart."""
+) -> list[npt.NDArray[np.float32]]:
+    """Sample planes (k, h, w) on the crop's grid: ``side + 2 margin`` pixels, ``stride`` apart."""
     count = side + 2 * margin
     # The centre of a label pixel lies in the middle of the image pixels that it stands for.
     grid = (np.arange(count, dtype=np.float64) - margin) * stride + (stride - 1) / 2
@@ -192,14 +217,13 @@ def _warp(
         crop_y = grid[:, None] + moved[..., 1]
     x = to_image[0, 0] * crop_x + to_image[0, 1] * crop_y + to_image[0, 2]
     y = to_image[1, 0] * crop_x + to_image[1, 1] * crop_y + to_image[1, 2]
-    warped = cv2.remap(
-        image,
-        x.astype(np.float32),
-        y.astype(np.float32),
-        interpolation,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-    return warped.astype(np.float32, copy=False)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    return [
+        cv2.remap(plane, x, y, interpolation, borderMode=cv2.BORDER_REFLECT_101).astype(
+            np.float32, copy=False
+        )
+        for plane in planes
+    ]
 
 
 def _change_light(

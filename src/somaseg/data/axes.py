@@ -20,12 +20,7 @@ MOST_PLANES = 1_000_000
 """Of a file: one that claims more is damaged."""
 
 Place = int | Literal["max"]
-_MICRONS = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
-    "micrometre": 1.0, "nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4,
-    "centimeter": 1e4, "m": 1e6, "meter": 1e6,
-}  # fmt: skip
-_SQUARE = 0.01  # sides of a pixel that differ by more than this share make no square
+RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -68,15 +63,29 @@ class Plane:
 
     Attributes:
         scene: position.
-        frame: along T, or ``max``.
+        frame: along T, or ``max``; several, where the pages of a plain TIFF are its channels.
         z: along Z, or ``max``.
-        channel: along C, or a colour of an RGB image; none takes the only one, or all colours.
+        channel: along C, or a colour of an RGB image; none takes the only one, or all colours;
+            several make an image of as many channels.
     """
 
     scene: int = 0
-    frame: Place = 0
+    frame: Place | tuple[int, ...] = 0
     z: Place = 0
-    channel: int | None = None
+    channel: int | tuple[int, ...] | None = None
+
+    def parts(self) -> "list[Plane]":
+        """The planes of one channel each, of which it is made; itself if it is one."""
+        for axis in ("channel", "frame"):
+            if isinstance(several := getattr(self, axis), tuple):
+                return [replace(self, **{axis: one}) for one in several]
+        return [self]
+
+    @property
+    def one(self) -> int | None:
+        """Its channel, where it has not several."""
+        assert not isinstance(self.channel, tuple)
+        return self.channel
 
     def to_json(self) -> dict[str, Any]:
         """Return what tells it apart, for a file."""
@@ -90,14 +99,19 @@ class Plane:
             SomasegError: something else.
         """
         known = {"scene": (), "frame": (MAX,), "z": (MAX,), "channel": ()}
+        found: dict[str, Any] = {}
         for key, value in content.items():
-            number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            if key not in known or not (number or value in known[key]):
+            several = key in ("frame", "channel") and isinstance(value, list | tuple)
+            numbers = value if several else [value]
+            whole = all(type(number) is int and number >= 0 for number in numbers)
+            if key not in known or not (whole or value in known[key]) or (several and not value):
                 raise SomasegError(f"{key}: {value!r} is no plane of an image")
-        return cls(**content)
+            found[key] = tuple(value) if several else value
+        return cls(**found)
 
     def steps(self, axes: Axes) -> list[tuple[int, int]]:
         """(frame, slice) of the planes that it is the maximum of; mostly one."""
+        assert not isinstance(self.frame, tuple)
         frames = range(axes.frames) if self.frame == MAX else [int(self.frame)]
         slices = range(axes.slices) if self.z == MAX else [int(self.z)]
         return list(product(frames, slices))
@@ -133,13 +147,27 @@ class Choice:
         channel: name, or number from 0.
         frame: number from 0; without, every frame is an image.
         z: number from 0, or ``max``; without, every slice is an image.
+        channels: in the place of ``channel``; several make images of as many channels.
+        of_model: the channels are those that a model knows, not asked for by the user: if it is
+            one, an image of one channel without a name will do.
     """
 
     channel: str | None = None
     frame: int | None = None
     z: str | None = None
+    channels: tuple[str, ...] = ()
+    of_model: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The channels that are wanted, none for images of a single one."""
+        return (self.channel,) if self.channel is not None else self.channels
 
     def __post_init__(self) -> None:
+        if self.channel is not None and self.channels:
+            raise SomasegError("--channel and --channels: give one of the two")
+        if len(set(self.channels)) < len(self.channels) or "" in self.channels:
+            raise SomasegError(f"--channels {','.join(self.channels)}: give different ones, as 0,1")
         if self.z is not None and self.z != MAX and not _is_number(self.z):
             raise SomasegError(f"--z {self.z}: give {MAX}, or the number of a slice, from 0")
         if self.frame is not None and self.frame < 0:
@@ -169,7 +197,7 @@ def choose(
     found: dict[str, Plane | None] = {}
     for scene, axes in enumerate(scenes):
         axes, of_pages = _taken(axes, choice, colours)
-        channel = _channel(axes, colours, choice.channel)
+        channel = _channels(axes, colours, choice)
         frames = _places(axes.frames, choice.frame, "frame")
         slices = _places(axes.slices, choice.z, "slice")
         for frame, z in product(frames, slices):
@@ -193,35 +221,6 @@ def without_plane(name: str) -> str:
     """Return what the file of an image of a stack is called: ``a`` of ``a_t003_z01``."""
     match = _PARTS.match(name)
     return match["stem"] if match else name
-
-
-def microns(value: object, unit: object = "µm") -> float | None:
-    """A length in µm; none if the unit is no length that is known.
-
-    Raises:
-        ValueError: no number, or not above 0.
-    """
-    scale = _MICRONS.get(str(unit).strip().replace("\\u00B5", "µ").lower())
-    if scale is None:
-        return None
-    length = float(str(value)) * scale
-    if not (math.isfinite(length) and length > 0):
-        raise ValueError(f"a pixel size of {value} {unit}")
-    return length
-
-
-def with_pixel_size(axes: Axes, x: tuple[object, object], y: tuple[object, object]) -> Axes:
-    """Add the pixel size, of two lengths with their units; say so if they are not sound."""
-    try:
-        across, down = microns(*x), microns(*y)
-    except ValueError as error:
-        return replace(axes, doubt=f"{error}: sizes in µm are left out; give --pixel-size")
-    if across is None or down is None:
-        return axes
-    if abs(across - down) > _SQUARE * max(across, down):
-        doubt = f"pixels of {across:g}×{down:g} µm are not square: sizes in µm are left out"
-        return replace(axes, doubt=doubt)
-    return replace(axes, pixel_size=across)
 
 
 def from_letters(letters: str, lengths: Sequence[int]) -> tuple[Axes, str]:
@@ -254,7 +253,9 @@ def from_letters(letters: str, lengths: Sequence[int]) -> tuple[Axes, str]:
 
 def _taken(axes: Axes, choice: Choice, colours: int) -> tuple[Axes, Any]:
     """Axes as they are taken, and the way back to those of the file: pages are frames there."""
-    of_pages = choice.channel is not None and colours == 1
+    of_pages = bool(choice.inputs) and colours == 1
+    if choice.of_model:  # names cannot be those of pages without any
+        of_pages &= all(map(_is_number, choice.inputs))
     if not axes.unnamed or (choice.z is None and not of_pages):
         return axes, lambda plane: plane
     if choice.z is not None:
@@ -264,15 +265,35 @@ def _taken(axes: Axes, choice: Choice, colours: int) -> tuple[Axes, Any]:
     return taken, lambda plane: replace(plane, frame=plane.channel, channel=None)
 
 
+def _channels(axes: Axes, colours: int, choice: Choice) -> int | tuple[int, ...] | None:
+    wanted = choice.inputs
+    nameless = axes.channels == colours == 1 and not axes.names
+    if not wanted or (choice.of_model and len(wanted) == 1 and nameless):
+        return _channel(axes, colours, None)
+    try:
+        places = [_channel(axes, colours, one) for one in wanted]
+    except SomasegError as error:
+        if not choice.of_model:
+            raise
+        raise SomasegError(
+            f"{error}; the model looks at {', '.join(wanted)}: say what these are called here, in "
+            f"that order, with --channel{'s' if len(wanted) > 1 else ''}"
+        ) from error
+    found = tuple(place or 0 for place in places)
+    if len(set(found)) < len(found):
+        raise SomasegError(f"channels {', '.join(wanted)}: two of them are the same")
+    return found if len(found) > 1 else places[0]
+
+
 def _channel(axes: Axes, colours: int, wanted: str | None) -> int | None:
     count = axes.channels if axes.channels > 1 else colours
-    names = axes.names if axes.channels > 1 or colours == 1 else ("red", "green", "blue")
+    names = axes.names if axes.channels > 1 or colours == 1 else RGB
     listed = ", ".join(names) or f"0 to {count - 1}"
     if wanted is None:
         if axes.channels > 1:
             raise SomasegError(
                 f"{axes.channels} channels ({listed}); choose one with --channel NAME or INDEX, "
-                "from 0"
+                "from 0, or several for a model of several: --channels A,B"
             )
         return None
     if wanted in names:

@@ -6,6 +6,7 @@ from pathlib import Path
 from somaseg.data.formats.label_files import Loss
 from somaseg.data.formats.registry import writable
 from somaseg.data.ome_tiff import write_ome_tiff
+from somaseg.data.planes import channel_names
 from somaseg.data.types import Dataset, image_ending
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path, file_name
@@ -54,7 +55,7 @@ def write_dataset(
             if sample.plane is None:
                 _copy(sample.image_path, target)
             else:
-                write_ome_tiff(target, sample.image(), sample.pixel_size)
+                write_ome_tiff(target, sample.image(), sample.pixel_size, channel_names(sample))
     return loss
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.axes import Facts, Plane, from_letters, with_pixel_size
+from somaseg.data.axes import Facts, Plane, from_letters
+from somaseg.data.pixel_size import with_pixel_size
 from somaseg.errors import SomasegError
 from somaseg.files import damaged
 from somaseg.limits import check_pixels
@@ -39,7 +40,7 @@ def read_plane(path: Path, plane: Plane) -> npt.NDArray[Any]:
         check_pixels(path, *facts.size)
         brightest: npt.NDArray[Any] | None = None
         for frame, z in plane.steps(facts.axes):
-            channel = plane.channel or 0 if facts.colours == 1 else 0
+            channel = plane.one or 0 if facts.colours == 1 else 0
             letters = "YX" if facts.colours == 1 else "YXS"
             # By dask: the plane alone is read.
             part = np.asarray(image.get_image_dask_data(letters, T=frame, C=channel, Z=z).compute())

@@ -23,6 +23,9 @@ from somaseg.data.tiff_pages import describe
 from somaseg.errors import SomasegError
 from somaseg.files import DAMAGE, check_regular
 
+Levels = tuple[float, float] | tuple[tuple[float, float], ...]
+"""Gray values that become 0 and 1; a pair for each channel, where a model sees several."""
+
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".zarr", *foreign_files.SUFFIXES}
 )
@@ -63,15 +66,18 @@ def read_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]
         plane: which, where the file holds several (:func:`somaseg.data.axes.choose`).
 
     Returns:
-        uint8, uint16 or float32; ``(h, w)`` for gray, ``(h, w, 3)`` for RGB.
+        uint8, uint16 or float32; ``(h, w)`` for gray, ``(h, w, 3)`` for RGB, ``(h, w, c)`` for a
+        plane of several channels.
 
     Raises:
         SomasegError: no such file, not an image, truncated, several planes and none chosen, not
             finite, or more pixels than are held at once (:mod:`somaseg.limits`).
     """
     path = Path(path)
+    if plane is not None and len(parts := plane.parts()) > 1:
+        return np.stack([read_image(path, part) for part in parts], -1)
     image = _decode(path, True, plane)
-    if plane is not None and plane.channel is not None and image.ndim == 3:
+    if plane is not None and isinstance(plane.channel, int) and image.ndim == 3:
         image = image[..., plane.channel]  # a colour
     if image.dtype == np.bool_:
         image = image.astype(np.uint8)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.axes import Axes, Facts, Plane, from_letters, with_pixel_size
+from somaseg.data.axes import Axes, Facts, Plane, from_letters
+from somaseg.data.pixel_size import with_pixel_size
 from somaseg.errors import SomasegError
 from somaseg.files import damaged, read_json
 from somaseg.limits import check_pixels
@@ -80,7 +81,7 @@ class LazyPlane:
 
         self.path, self.shape, self.dtype = path, image.shape[-2:], image.dtype
         self.size = math.prod(self.shape)
-        self._fronts = [_front(image, step, plane.channel) for step in plane.steps(image.axes)]
+        self._fronts = [_front(image, step, plane.one) for step in plane.steps(image.axes)]
         try:
             self._array: Any = zarr.open_array(image.array, mode="r")
         except Exception as error:  # zarr raises many kinds

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from somaseg.data.axes import Axes, Choice, Plane, choose, without_plane
+import numpy.typing as npt
+
+from somaseg.data.axes import RGB, Axes, Choice, Plane, choose, without_plane
 from somaseg.data.faults import Faults
-from somaseg.data.images import Header, image_header
+from somaseg.data.images import Header, image_header, read_image
 from somaseg.data.reading import Reading, message_without
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
@@ -39,6 +42,32 @@ def with_planes(reading: Reading, choice: Choice) -> Reading:
         pixel_size=sizes.pop() if len(sizes) == 1 else reading.dataset.pixel_size,
     )
     return replace(reading, dataset=dataset, files=files)
+
+
+def read_only(path: str | Path, choice: Choice) -> npt.NDArray[Any]:
+    """Read the one image of a file, of the channels that are wanted.
+
+    Raises:
+        SomasegError: it holds several, lacks a channel, or cannot be read.
+    """
+    headers = headers_of(Path(path))
+    try:
+        planes = choose([h.axes for h in headers], headers[0].channels, "", choice)
+    except SomasegError as error:
+        raise SomasegError(f"{path}: {error}") from error
+    # Of several, the reader says what there is to choose.
+    return read_image(path, next(iter(planes.values())) if len(planes) == 1 else None)
+
+
+def channel_names(sample: Sample) -> tuple[str, ...]:
+    """Names of the channels of an image that has several; numbers, where its file names none."""
+    plane, path = sample.plane, sample.image_path
+    if plane is None or path is None or len(parts := plane.parts()) == 1:
+        return ()
+    header = image_header(path, plane.scene)
+    names = header.axes.names or (RGB if header.channels == 3 else ())
+    places = [part.channel if plane.frame == part.frame else part.frame for part in parts]
+    return tuple(str(dict(enumerate(names)).get(k, k)) for k in places)  # type: ignore[arg-type]
 
 
 def headers_of(path: Path) -> list[Header]:

@@ -29,7 +29,7 @@ class Prepared:
     """An image ready to be cut.
 
     Attributes:
-        image: float32 (h, w).
+        image: float32 (h, w); of several channels (c, h, w).
         planes: float32 (k, h, w), label numbers, as they are warped.
         classes: int16 (n,), of each cell.
         centres: float64 (n, 2), x and y of the middle of each cell's box.
@@ -46,9 +46,10 @@ class PreparedImages(Sequence[Prepared]):
 
     Args:
         samples: annotated images.
-        prepare: gives image and label planes, float32 (1 + k, h, w).
+        prepare: gives channels and label planes, float32 (channels + k, h, w).
         folder: for the files; made and marked when it is needed. None keeps all in memory.
         key: tells ways of preparing apart.
+        channels: of an image.
 
     Raises:
         CannotWrite: the folder's disk has no room for the files.
@@ -60,9 +61,11 @@ class PreparedImages(Sequence[Prepared]):
         prepare: Callable[[Sample], npt.NDArray[np.float32]],
         folder: Path | None = None,
         key: str = "",
+        channels: int = 1,
     ) -> None:
-        self._samples = samples
-        needed = sum(8 * sample.size[0] * sample.size[1] for sample in samples)  # one plane each
+        self._samples, self._channels = samples, channels
+        each = 4 * (channels + 1)  # bytes of a pixel, with one plane of labels
+        needed = sum(each * sample.size[0] * sample.size[1] for sample in samples)
         self._held = (
             [prepare(sample) for sample in samples] if folder is None or needed <= HELD else None
         )
@@ -72,7 +75,7 @@ class PreparedImages(Sequence[Prepared]):
         own_folder(folder)
         self._paths = [folder / f"{_fingerprint(sample, key)}.npy" for sample in samples]
         todo = [i for i, path in enumerate(self._paths) if not path.exists()]
-        needed = sum(8 * samples[i].size[0] * samples[i].size[1] for i in todo)
+        needed = sum(each * samples[i].size[0] * samples[i].size[1] for i in todo)
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise CannotWrite(
@@ -94,7 +97,8 @@ class PreparedImages(Sequence[Prepared]):
             stack = self._held[i]
         else:
             stack = np.asarray(np.load(self._paths[i], mmap_mode="r"))
-        return Prepared(stack[0], stack[1:], instances.classes, centres)
+        c = self._channels
+        return Prepared(stack[0] if c == 1 else stack[:c], stack[c:], instances.classes, centres)
 
 
 def _fingerprint(sample: Sample, key: str) -> str:

@@ -99,9 +99,9 @@ def map_plane(path: Path, plane: Plane) -> npt.NDArray[Any] | None:
     steps = plane.steps(page.axes)
     if page.offset is None or len(steps) > 1 or not page.plain or not page.small_type:
         return None
-    mapped = _mapped(path, page, page.number(steps[0], plane.channel))
+    mapped = _mapped(path, page, page.number(steps[0], plane.one))
     if page.samples_are_channels:
-        return mapped[..., plane.channel or 0]
+        return mapped[..., plane.one or 0]
     return mapped if mapped.ndim == 2 else mapped[..., 0 if mapped.shape[2] == 2 else slice(3)]
 
 
@@ -112,13 +112,13 @@ def _of_stack(path: Path, plane: Plane) -> npt.NDArray[Any]:
     brightest: npt.NDArray[Any] | None = None
     with open_tiff(path) as tiff:
         for step in plane.steps(page.axes):
-            number = page.number(step, plane.channel)
+            number = page.number(step, plane.one)
             if page.offset is not None:
                 image = np.array(_mapped(path, page, number)).astype(page.dtype, copy=False)
             else:
                 image = _page(tiff, path, page, page.indices[number])
             if page.samples_are_channels:
-                image = image[..., plane.channel or 0]
+                image = image[..., plane.one or 0]
             brightest = image if brightest is None else np.maximum(brightest, image)
     assert brightest is not None
     return brightest

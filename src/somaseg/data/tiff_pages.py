@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from somaseg.data.axes import MOST_PLANES, Axes, from_letters, with_pixel_size
+from somaseg.data.axes import MOST_PLANES, Axes, from_letters
 from somaseg.data.pictures import ORIENTATION
+from somaseg.data.pixel_size import with_pixel_size
 from somaseg.errors import SomasegError
 from somaseg.files import damaged
 

@@ -53,7 +53,7 @@ class Sample:
             )
 
     def image(self, mapped: bool = False) -> npt.NDArray[Any]:
-        """Read the image: uint8, uint16 or float32; ``(h, w)`` or ``(h, w, 3)``.
+        """Read the image: uint8, uint16 or float32; ``(h, w)``, or ``(h, w, c)`` with channels.
 
         Args:
             mapped: leave it in the file where that can be, for large ones

@@ -1,6 +1,7 @@
 """Large images by parts: mapped files, and the gray levels of the whole from strips of it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import tifffile
 
 from somaseg.data import ome_zarr, tiff
 from somaseg.data.axes import Plane
-from somaseg.data.images import image_header, read_image, to_gray
+from somaseg.data.images import Levels, image_header, read_image, to_gray
 from somaseg.errors import SomasegError
 
 _KEPT = ("uint8", "uint16", "float32")
 _STRIP = 1 << 22  # pixels that are looked at together
 
 
-def map_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
+def map_image(path: str | Path, plane: Plane | None = None) -> Any:
     """Open a micrograph without reading it, if its pixels lie in the file as they are.
 
     That is so in uncompressed TIFF files of uint8, uint16 or float32; an OME-Zarr is read where it
@@ -29,7 +30,7 @@ def map_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
         plane: which, where it holds several.
 
     Returns:
-        ``(h, w)`` or ``(h, w, 3)``, not to be written to.
+        ``(h, w)`` or ``(h, w, 3)``, not to be written to; :class:`Channels` of a plane of several.
 
     Raises:
         SomasegError: as ``read_image``; that a mapped image has values that are not finite is
@@ -38,7 +39,8 @@ def map_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
     path = Path(path)
     header = image_header(path)
     if plane is not None:
-        return _map_plane(path, plane)
+        parts = plane.parts()
+        return _map_plane(path, plane) if len(parts) == 1 else Channels(path, parts)
     if not header.plain or not header.alone or path.is_dir():
         return read_image(path)
     try:
@@ -54,6 +56,27 @@ def map_image(path: str | Path, plane: Plane | None = None) -> npt.NDArray[Any]:
     return mapped
 
 
+class Channels:
+    """An image of several channels that lie apart: read where it is asked for, by slices.
+
+    Attributes:
+        planes: mapped, or read, ``(h, w)`` each.
+        shape: ``(h, w, channels)``.
+        dtype, size: as of an array.
+    """
+
+    ndim = 3
+
+    def __init__(self, path: Path, parts: Sequence[Plane]) -> None:
+        self.planes = [_map_plane(path, part) for part in parts]
+        self.shape = (*self.planes[0].shape, len(parts))
+        self.dtype = self.planes[0].dtype
+        self.size = math.prod(self.shape)
+
+    def __getitem__(self, key: slice | tuple[slice, ...]) -> npt.NDArray[Any]:
+        return np.stack([np.asarray(plane[key]) for plane in self.planes], -1)
+
+
 def _map_plane(path: Path, plane: Plane) -> npt.NDArray[Any]:
     if ome_zarr.is_zarr(path):
         lazy = ome_zarr.map_plane(path, plane)
@@ -63,7 +86,8 @@ def _map_plane(path: Path, plane: Plane) -> npt.NDArray[Any]:
         mapped = tiff.map_plane(path, plane)
     if mapped is None:
         return read_image(path, plane)
-    return mapped if mapped.ndim == 2 or plane.channel is None else mapped[..., plane.channel]
+    colour = plane.channel if isinstance(plane.channel, int) else ...
+    return mapped if mapped.ndim == 2 else mapped[..., colour]
 
 
 def _is_tiff(path: Path) -> bool:
@@ -126,6 +150,12 @@ def find_levels(
     if top <= bottom:
         return values[0], values[total - 1]
     return bottom, top
+
+
+def channel_levels(image: Any, name: str = "the image") -> Levels:
+    """Find the levels of each channel of an image ``(h, w, c)``: a pair each."""
+    planes = getattr(image, "planes", None) or [image[..., k] for k in range(image.shape[2])]
+    return tuple(find_levels(plane, name=name) for plane in planes)
 
 
 def _strips(image: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float32]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from somaseg.data.augment import Crop, prepare_image
+from somaseg.data.images import Levels
 from somaseg.data.types import Sample
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -18,6 +19,7 @@ from somaseg.models.config import ModelConfig, ModelInfo
 
 Image = npt.NDArray[Any]
 Gray = npt.NDArray[np.float32]
+"""A prepared image, (h, w); (h, w, channels) for models of several."""
 Maps = npt.NDArray[np.float32]
 Batch = dict[str, Any]
 INT8 = ("int8.xml", "int8.bin")
@@ -51,14 +53,19 @@ class Model(ABC):
         """Gray values of images of a type that are 0 and 1 here; none: their own percentiles."""
         return None
 
-    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+    def prepare(self, image: Image, levels: Levels | None = None) -> Gray:
         """Make an image (h, w) or (h, w, 3) gray, float32, between this model's levels.
+
+        For a model of several channels it is (h, w, channels), and stays so.
 
         Args:
             image: of any intensity range.
             levels: the percentiles of the whole image, if this is a part of it.
         """
-        return prepare_image(image, self.levels(image.dtype) or levels)
+        own, inputs = self.levels(image.dtype), self.info.inputs
+        if own is not None:
+            levels = own if inputs == 1 else (own,) * inputs
+        return prepare_image(image, levels, inputs)
 
     @abstractmethod
     def predict(self, images: Sequence[Image]) -> list[Instances]:

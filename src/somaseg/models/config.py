@@ -13,12 +13,21 @@ WIDTHS = (32, 64, 128, 256)
 """Channels of Cellpose's levels, fine to coarse."""
 
 
+MANY = 64
+"""Channels that a network takes whose first convolution can be as wide as it likes."""
+
+
 class ModelConfig(BaseModel):
     """Fields that every family's config has."""
 
     model_config = ConfigDict(extra="forbid")
 
     family: str
+
+    @property
+    def most_channels(self) -> int:
+        """How many channels of an image such a model can look at."""
+        return 1
 
 
 KEPT = 0.003
@@ -56,6 +65,8 @@ class ModelInfo(BaseModel):
         card: free text by key: data, licence, scores, how to train it again.
         checked: what it scored in several precisions, on images that it was not trained on; none
             where that was not measured.
+        channels: of an image, that it looks at, by name or number from 0, in this order; without,
+            at images of one channel, and at the mean of an image's colours.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,3 +77,9 @@ class ModelInfo(BaseModel):
     settle: dict[str, Any] | None = None
     card: dict[str, Any] = {}
     checked: Checked | None = None
+    channels: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> int:
+        """How many channels it looks at."""
+        return max(len(self.channels), 1)

@@ -24,8 +24,8 @@ def run_scaled(
     """Run a network on an enlarged or reduced image; return its maps on the image's own pixels.
 
     Args:
-        network: (b, 1, h', w') to (b, c, h' / s, w' / s) for any stride s.
-        gray: float32 (h, w).
+        network: (b, n, h', w') to (b, c, h' / s, w' / s) for any stride s.
+        gray: float32 (h, w), n = 1, or (h, w, n).
         scale: network pixels per image pixel.
         multiple: the network's sides are padded, by mirroring, to multiples of it.
         run: what runs in its place, if anything.
@@ -49,26 +49,33 @@ def run_scaled_each(
     height, width = enlarged[0][1]
     device = next(network.parameters()).device
     with predicting(device):
-        tensor = torch.from_numpy(padded)[:, None].to(device)
-        image = tensor.to(memory_format=torch.channels_last)
+        image = as_batch(padded).to(device).to(memory_format=torch.channels_last)
         out = (run or network)(image).float().cpu().numpy()
     # Crop the padding at the maps' own stride, then bring what is left to the image's pixels.
     extent = (height * out.shape[2] / padded.shape[1], width * out.shape[3] / padded.shape[2])
-    return [resize_maps(maps, gray.shape, extent) for maps, gray in zip(out, grays, strict=True)]
+    sizes = [(gray.shape[0], gray.shape[1]) for gray in grays]
+    return [resize_maps(maps, size, extent) for maps, size in zip(out, sizes, strict=True)]
+
+
+def as_batch(images: npt.NDArray[np.float32]) -> Tensor:
+    """Prepared images (b, h, w) or (b, h, w, n) as networks take them: (b, 1 or n, h, w)."""
+    batch = torch.from_numpy(images)
+    return batch[:, None] if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
 
 
 def enlarge(gray: Gray, scale: float, multiple: int) -> tuple[Gray, tuple[int, int]]:
     """Enlarge or reduce an image, and pad it at the bottom and the right by mirroring.
 
     Args:
-        gray: float32 (h, w).
+        gray: float32 (h, w) or (h, w, n).
         scale: pixels of the result per pixel of the image.
         multiple: the result's sides are multiples of it.
 
     Returns:
-        the image (h', w'), and the height and width of the part of it that is no padding.
+        the image (h', w') or (h', w', n), and the height and width of the part of it that is no
+        padding.
     """
-    h, w = gray.shape
+    h, w = gray.shape[:2]
     height, width = max(round(h * scale), 1), max(round(w * scale), 1)
     shrinks = scale < 1
     resized = cv2.resize(

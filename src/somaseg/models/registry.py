@@ -1,7 +1,7 @@
 """Every family by its name, and the presets."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, resources
@@ -146,8 +146,27 @@ def family_classes(family: str) -> "tuple[type[ModelConfig], type[Model]]":
     return family_config(family), _import(find_family(family).model)
 
 
+def check_channels(config: ModelConfig, channels: Sequence[str]) -> None:
+    """Refuse a family that cannot look at so many channels.
+
+    Raises:
+        SomasegError: it cannot.
+    """
+    if len(channels) > config.most_channels:
+        raise SomasegError(
+            f"family {config.family!r}, as set, looks at {config.most_channels} channel(s) of an "
+            f"image, not at {len(channels)} ({', '.join(channels)}); choose with --channel or "
+            "--channels, or a U-Net or R-CNN (family flow, semantic or rcnn)"
+        )
+
+
 def build_model(config: ModelConfig, info: ModelInfo, weights: bool = True) -> "Model":
-    """Make a fresh model of the config's family; without ``weights`` it fetches none."""
+    """Make a fresh model of the config's family; without ``weights`` it fetches none.
+
+    Raises:
+        SomasegError: the family cannot look at so many channels, or weights cannot be had.
+    """
+    check_channels(config, info.channels)
     model: Any = _import(find_family(config.family).model)
     if not weights and hasattr(model, "blank"):
         blank: Model = model.blank(config, info)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from somaseg.data import load_dataset
 from somaseg.data.convert import write_dataset
 from somaseg.data.ome_tiff import write_ome_tiff
+from somaseg.data.planes import channel_names
 from somaseg.data.predicted import is_predicted
 from somaseg.data.reading import with_image_classes
 from somaseg.data.types import ONE_CLASS, Dataset, Sample
@@ -90,7 +91,12 @@ def _read(path: Any) -> list[LayerData]:
         cells = sample.annotated()
         scale = {"scale": (sample.pixel_size,) * 2} if sample.pixel_size else {}
         image = sample.image()
-        found.append((image, {"name": sample.id, "rgb": image.ndim == 3, **scale}, "image"))
+        names = channel_names(sample)
+        if names:
+            shown: dict[str, Any] = {"channel_axis": 2, "name": [f"{sample.id} {n}" for n in names]}
+        else:
+            shown = {"name": sample.id, "rgb": image.ndim == 3}
+        found.append((image, {**shown, **scale}, "image"))
         more = {"features": features_of(cells), **scale}
         found.append((cells.to_labels(), {"name": f"{sample.id} cells", **more}, "labels"))
     return found

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from somaseg.data.windows import find_levels
+from somaseg.data.images import Levels
 from somaseg.decide import Settle, settle
 from somaseg.decide.features import Whole
 from somaseg.decide.rescore import Rescorer
@@ -101,7 +101,7 @@ def segment(
     one_class: bool,
     image: npt.NDArray[Any],
     folder: str | Path | None = None,
-    levels: tuple[float, float] | None = None,
+    levels: Levels | None = None,
     stamp: Any = None,
     progress: Progress | None = None,
     rescorer: Rescorer | None = None,
@@ -112,13 +112,13 @@ def segment(
         predictor: gives raw instances of a tile.
         settings: by class name.
         one_class: all instances of the image get the class that has most of the scores.
-        image: (h, w) or (h, w, 3), a large one best mapped
+        image: (h, w) or (h, w, channels), a large one best mapped
             (:func:`somaseg.data.windows.map_image`).
         folder: for what is found on the way, where memory shall be bounded; rows of tiles that lie
             there already are not predicted again, if they are of the same image, model and tiles.
             New, empty, or made here before; it is the result's, to be removed after use. Without,
             all is held in memory.
-        levels: the image's percentiles, from :func:`somaseg.data.windows.find_levels`, if known.
+        levels: the image's percentiles, from ``predictor.levels``, if known.
         stamp: what tells images of one size and of the same gray levels apart, JSON.
         progress: told after each tile.
         rescorer: gives the raw instances of the whole image other scores.
@@ -129,7 +129,7 @@ def segment(
     if spool.folder is None:
         gray = predictor.prepare(image, levels)
     else:
-        levels = levels or find_levels(image)
+        levels = levels or predictor.levels(image)
         spool.begin(_plan(predictor, image, levels, stamp))
 
     def tile(i: int, j: int) -> Gray:
@@ -153,7 +153,7 @@ def begin_rows(
     predictor: Finder,
     image: npt.NDArray[Any],
     folder: str | Path,
-    levels: tuple[float, float],
+    levels: Levels,
     stamp: Any = None,
 ) -> int:
     """Make a folder ready for :func:`predict_rows`, by several processes; the number of rows.
@@ -164,20 +164,21 @@ def begin_rows(
     return len(predictor.grid(image.shape).rows)
 
 
-def known_levels(folder: str | Path, stamp: Any) -> tuple[float, float] | None:
+def known_levels(folder: str | Path, stamp: Any) -> Levels | None:
     """Percentiles of the image of such a stamp that a folder was begun for; none if for another."""
     path = Path(folder) / "plan.json"
     if not path.exists():
         return None
     *_, levels, known = read_json(path)["image"]
-    return (levels[0], levels[1]) if known == stamp else None
+    pairs = tuple(tuple(one) if isinstance(one, list) else one for one in levels)
+    return pairs if known == stamp else None
 
 
 def predict_rows(
     predictor: Finder,
     image: npt.NDArray[Any],
     folder: str | Path,
-    levels: tuple[float, float],
+    levels: Levels,
     rows: Iterable[int],
     progress: Progress | None = None,
 ) -> None:
@@ -196,13 +197,11 @@ def predict_rows(
     _predict_rows(predictor, grid, tile, _Spool(Path(folder)), progress, list(rows))
 
 
-def _plan(
-    predictor: Finder, image: npt.NDArray[Any], levels: tuple[float, float], stamp: Any
-) -> dict[str, Any]:
+def _plan(predictor: Finder, image: npt.NDArray[Any], levels: Levels, stamp: Any) -> dict[str, Any]:
     """What decides on the rows of a folder."""
     return {
         "predictor": predictor.fingerprint(),
-        "image": [list(image.shape), str(image.dtype), list(levels), stamp],
+        "image": [list(image.shape), str(image.dtype), np.array(levels).tolist(), stamp],
     }
 
 

@@ -60,8 +60,9 @@ def _facts(model: Model) -> dict[str, Any]:
     assert isinstance(model, Network)
     whole = model.config.family != "rcnn"
     return {
-        "input": "image: float32 (batch, channel, height, width); gray, 0 and 1 at the image's 1st "
+        "input": "image: float32 (batch, channel, height, width); 0 and 1 at each channel's 1st "
         "and 99th percentile unless the config has input_levels: full",
+        "channels": list(model.info.channels) or ["gray"],
         "scale": model.scale,
         "multiple": model.multiple if whole else model.get_submodule("backbone").multiple,
         "outputs": model.outputs(),

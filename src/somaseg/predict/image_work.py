@@ -13,7 +13,6 @@ import torch
 from somaseg.data.formats.results import result_entries
 from somaseg.data.tables import csv_text
 from somaseg.data.types import Sample
-from somaseg.data.windows import find_levels
 from somaseg.files import file_name, remove_folder
 from somaseg.folders import LABELS, OVERLAYS
 from somaseg.masks.parallel import available_workers
@@ -69,7 +68,10 @@ class ImageWork:
         if pixel_size is not None:
             samples = [replace(sample, pixel_size=pixel_size) for sample in samples]
         self.samples, self.more = list(samples), more
-        self.head = table_head(any(sample.pixel_size is not None for sample in samples))
+        # Of one channel the table says "intensity", whatever it is called.
+        self.channels = segmenter.channels if len(segmenter.channels) > 1 else ()
+        sized = any(sample.pixel_size is not None for sample in samples)
+        self.head = table_head(sized, self.channels)
         self.keys: dict[str, str] = {}
         self.slots: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self.alone = threading.Lock()  # one large image at a time: each takes memory
@@ -97,7 +99,9 @@ class ImageWork:
             return
         folder, stamp = place_of_rows(self.out, sample)
         with self.alone:
-            levels = known_levels(folder, stamp) or find_levels(image, name=str(sample.image_path))
+            levels = known_levels(folder, stamp) or self.segmenter.predictor.levels(
+                image, str(sample.image_path)
+            )
             with self.slots:
                 bands = self.segmenter.bands(
                     image, folder, levels, stamp, lambda *x: self._progress(sample.id, *x)
@@ -110,7 +114,7 @@ class ImageWork:
         write_label_image(labels, bands)
         if self.overlays:
             write_overlay(drawn, image, bands)
-        table = write_more(self.out, sample, image, bands, self.more, self.head)
+        table = write_more(self.out, sample, image, bands, self.more, self.head, self.channels)
         results = (entry for part in bands for entry in result_entries(part, sample.id))
         rows = (csv_text((sample.id, runs), ()) for part in bands for runs in part.to_runs())
         empty = iter([csv_text((sample.id, ""), ())]) if not len(bands) else rows

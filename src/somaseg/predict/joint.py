@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from somaseg.data.images import Levels
 from somaseg.decide import Fusion, fuse
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.masks.flat import Size
 from somaseg.models.base import Gray, Image
-from somaseg.predict.predictor import Finder, Predictor
+from somaseg.predict.predictor import Finder, Predictor, check_alike_channels
 from somaseg.predict.tiles import Grid
 
 
@@ -29,6 +30,8 @@ class JointPredictor(Finder):
         if not members:
             raise SomasegError("no member to predict with")
         self.members, self.fusion = list(members), fusion
+        for predictor, _ in members[1:]:
+            check_alike_channels(members[0][0].channels, predictor.channels)
         # Tiles must be the same for all: those of the member that needs the widest overlap.
         self.batch = max(predictor.batch for predictor, _ in members)
         self.widest = max((predictor for predictor, _ in members), key=lambda p: p.overlap)
@@ -42,8 +45,13 @@ class JointPredictor(Finder):
         """Tiles of an image of ``size`` (h, w)."""
         return self.widest.grid(size)
 
-    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
-        """As its members do: (h, w), or (h, w, members) where they see other gray levels."""
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """As its members know them."""
+        return self.members[0][0].channels
+
+    def prepare(self, image: Image, levels: Levels | None = None) -> Gray:
+        """As its members do; where they see other gray levels, stacked along a further axis."""
         kinds = {p.models[0].levels(image.dtype) for p, _ in self.members}
         if len(kinds) == 1:
             return self.widest.prepare(image, levels)
@@ -51,8 +59,9 @@ class JointPredictor(Finder):
 
     def find_each(self, grays: Sequence[Gray], shape: Size | None = None) -> list[Instances]:
         """Raw instances of prepared images or tiles; see :meth:`Finder.find_each`."""
+        plain = 2 if len(self.channels) <= 1 else 3
         found = [
-            p.find_each([gray[..., i] if gray.ndim == 3 else gray for gray in grays], shape)
+            p.find_each([gray[..., i] if gray.ndim > plain else gray for gray in grays], shape)
             for i, (p, _) in enumerate(self.members)
         ]
         weights = [weight for _, weight in self.members]

@@ -116,6 +116,7 @@ def describe_model(model: str | Path | None = None) -> dict[str, Any]:
         "family": first.config.family,
         "classes": list(first.names),
         "diameter": round(first.info.diameter, 1),
+        **({"channels": list(first.info.channels)} if first.info.channels else {}),
         "values": sum(tensor.numel() for tensor in first.tensors().values()),
         "settings": bundle.settings,
         **_checked(first),

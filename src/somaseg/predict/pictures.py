@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from somaseg.data.images import stretch, to_gray
-from somaseg.data.windows import find_levels
+from somaseg.data.composite import composite
+from somaseg.data.images import Levels, stretch, to_gray
+from somaseg.data.windows import channel_levels, find_levels
 from somaseg.files import atomic_path
 from somaseg.predict.bands import Bands
 from somaseg.report.overlays import overlay
@@ -48,7 +49,7 @@ def write_overlay(path: str | Path, image: npt.NDArray[Any], bands: Bands) -> No
 
     Args:
         path: ends in ``.png``, or ``.tif`` for images of more than 2³¹ bytes or so.
-        image: (h, w) or (h, w, 3), mapped or in memory.
+        image: (h, w), (h, w, 3) or (h, w, channels), mapped or in memory.
         bands: its cells.
     """
     height = bands.size[0]
@@ -59,8 +60,10 @@ def write_overlay(path: str | Path, image: npt.NDArray[Any], bands: Bands) -> No
             # With a row of the neighbours: an outline ends where the cell does, not the strip.
             top, bottom = max(start - 1, 0), min(stop + 1, height)
             part = np.asarray(image[top:bottom])
-            if levels is not None:
-                gray = stretch(to_gray(part), *levels)
+            if image.ndim == 3 and image.shape[2] != 3:
+                part = composite(part, levels)
+            elif levels is not None:
+                gray = stretch(to_gray(part), *levels)  # type: ignore[arg-type]
                 part = np.clip(np.round(gray * 255), 0, 255).astype(np.uint8)
             if part.ndim == 2:
                 part = np.repeat(part[..., None], 3, axis=2)
@@ -75,11 +78,13 @@ def write_overlay(path: str | Path, image: npt.NDArray[Any], bands: Bands) -> No
         _write_tiff(path, (*bands.size, 3), np.uint8, strips(), "rgb")
 
 
-def _shown(image: npt.NDArray[Any]) -> tuple[float, float] | None:
+def _shown(image: npt.NDArray[Any]) -> Levels | None:
     """Gray values that become black and white; none for 8-bit images that are shown as they are.
 
     The same as :func:`somaseg.report.overlays.to_rgb` finds in an image that is held whole.
     """
+    if image.ndim == 3 and image.shape[2] != 3:
+        return channel_levels(image)
     if image.dtype != np.uint8:
         return find_levels(image)
     if image.ndim == 3:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 
 from somaseg.data.augment import prepare_image
+from somaseg.data.images import Levels
+from somaseg.data.windows import channel_levels, find_levels
 from somaseg.decide import Fusion, fuse
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
@@ -45,7 +47,7 @@ class Finder(ABC):
     batch: int = 1
 
     def __call__(self, image: Image) -> Instances:
-        """Raw instances of one image, (h, w) or (h, w, 3)."""
+        """Raw instances of one image, (h, w) or (h, w, 3), or of the channels that it knows."""
         gray = self.prepare(image)
         grid = self.grid(gray.shape)
         found: dict[tuple[int, int], Instances] = {}
@@ -59,9 +61,19 @@ class Finder(ABC):
     def diameter(self) -> float:
         """Diameter in pixels of the cells that it was trained on."""
 
-    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of an image, that it looks at, by name or number; none: images of one channel."""
+        return ()
+
+    def prepare(self, image: Image, levels: Levels | None = None) -> Gray:
         """Make an image, or a part of one whose percentiles are given, what :meth:`find` takes."""
         return prepare_image(image, levels)
+
+    def levels(self, image: Image, name: str = "the image") -> Levels:
+        """Percentiles of a whole image, that :meth:`prepare` takes; it may be mapped."""
+        find = find_levels if len(self.channels) <= 1 else channel_levels
+        return find(image, name=name)
 
     @abstractmethod
     def grid(self, size: tuple[int, ...]) -> Grid:
@@ -76,7 +88,7 @@ class Finder(ABC):
         """Raw instances of prepared images or tiles of one shape, each as if it were alone.
 
         Args:
-            grays: float32 (h, w).
+            grays: float32 (h, w), or (h, w, channels).
             shape: (height, width) that they are mirrored out to, as all tiles of an image are
                 alike; by default that of the first.
         """
@@ -135,6 +147,7 @@ class Predictor(Finder):
                     "models of different families or classes are no members of one run; "
                     "join their predictions with `somaseg ensemble`"
                 )
+            check_alike_channels(first.info.channels, other.info.channels)
             if other.levels(np.dtype(np.uint8)) != first.levels(np.dtype(np.uint8)):
                 raise SomasegError(
                     "models that see other gray levels are no members of one run; "
@@ -158,7 +171,12 @@ class Predictor(Finder):
         """Diameter in pixels of the cells that it was trained on."""
         return self.models[0].info.diameter
 
-    def prepare(self, image: Image, levels: tuple[float, float] | None = None) -> Gray:
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """As its models know them."""
+        return self.models[0].info.channels
+
+    def prepare(self, image: Image, levels: Levels | None = None) -> Gray:
         """As its models do."""
         return self.models[0].prepare(image, levels)
 
@@ -175,7 +193,7 @@ class Predictor(Finder):
 
     def find_each(self, grays: Sequence[Gray], shape: Size | None = None) -> list[Instances]:
         """Raw instances of prepared images or tiles; see :meth:`Finder.find_each`."""
-        height, width = frame = shape or grays[0].shape
+        height, width = frame = shape or grays[0].shape[:2]
         padded = [
             np.asarray(
                 cv2.copyMakeBorder(
@@ -198,7 +216,7 @@ class Predictor(Finder):
                 found[i].append(view.undo_instances(cells, frame))
         joined = [one[0] if len(one) == 1 else fuse(one, fusion=self.fusion) for one in found]
         return [
-            one if one.size == gray.shape else one.window(gray.shape)[0]
+            one if one.size == gray.shape[:2] else one.window(gray.shape[:2])[0]
             for one, gray in zip(joined, grays, strict=True)
         ]
 
@@ -208,7 +226,7 @@ class Predictor(Finder):
         for model, precision in zip(self.models, self.precisions, strict=True):
             assert isinstance(model, Dense)
             for i, view, seen in self._looks(grays, model.maps_each, precision):
-                maps = view.undo_maps(seen, grays[i].shape, model.vectors)
+                maps = view.undo_maps(seen, grays[i].shape[:2], model.vectors)
                 totals[i] = np.add(totals[i], maps, out=totals[i]) if i in totals else maps
         count = np.float32(len(self.models) * len(self.views))
         return [np.divide(totals[i], count, out=totals[i]) for i in range(len(grays))]
@@ -219,7 +237,7 @@ class Predictor(Finder):
         """Number of the image, view, and what a model makes of it: those of one shape at once."""
         groups: dict[Size, list[tuple[int, View]]] = {}
         for view in self.views:
-            of_shape = groups.setdefault(view.shape(grays[0].shape), [])
+            of_shape = groups.setdefault(view.shape(grays[0].shape[:2]), [])
             of_shape += [(i, view) for i in range(len(grays))]
         for group in groups.values():
             for some in batched(group, self.batch):
@@ -232,6 +250,7 @@ class Predictor(Finder):
         digest = hashlib.sha256()
         for model in self.models:
             fields = [model.config.model_dump(mode="json"), list(model.names), model.info.diameter]
+            fields += [list(model.info.channels)] if model.info.channels else []
             digest.update(json.dumps(fields, sort_keys=True).encode())
             for name, tensor in sorted(model.tensors().items()):
                 digest.update(name.encode())
@@ -245,6 +264,20 @@ class Predictor(Finder):
         if set(self.precisions) != {"float32"}:
             digest.update(repr(self.precisions).encode())
         return digest.hexdigest()[:16]
+
+
+def check_alike_channels(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    """Refuse models that look at other channels as parts of one.
+
+    Raises:
+        SomasegError: they do.
+    """
+    if one != other:
+        listed = " and ".join(", ".join(names) or "one" for names in (one, other))
+        raise SomasegError(
+            f"models of other channels ({listed}) cannot be joined; train them with the same "
+            "--channels"
+        )
 
 
 def batched(items: Iterable[T], count: int) -> Iterator[list[T]]:

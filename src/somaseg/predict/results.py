@@ -74,6 +74,7 @@ def write_more(
     bands: Bands,
     more: Collection[str],
     head: str,
+    channels: Sequence[str] = (),
 ) -> str:
     """Write an image's own files; return its rows of the table of cells, if there is one.
 
@@ -84,6 +85,7 @@ def write_more(
         bands: its cells.
         more: what is wanted, of :data:`MORE`.
         head: of the table, from :func:`table_head`.
+        channels: names of the image's, if it has several.
     """
     paths = image_paths(out, sample, more)
     if "rois" in paths:
@@ -91,10 +93,10 @@ def write_more(
     if "ome-tiff" in paths:
         write_label_image(paths["ome-tiff"], bands, ome_metadata(sample.pixel_size))
     if "ome-zarr" in paths:
-        write_ome_zarr(paths["ome-zarr"], image, bands, sample.pixel_size)
+        write_ome_zarr(paths["ome-zarr"], image, bands, sample.pixel_size, channels)
     tables = []
     if "cells" in more or "geojson" in more:
-        tables = list(cell_tables(bands, image, sample.pixel_size))
+        tables = list(cell_tables(bands, image, sample.pixel_size, channels))
     if "geojson" in paths:
         joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         write_geojson(paths["geojson"], bands.whole(), joined)
@@ -107,14 +109,16 @@ def write_more(
     return text.getvalue()
 
 
-def table_head(sized: bool) -> str:
+def table_head(sized: bool, channels: Sequence[str] = ()) -> str:
     """First line of the table of cells; with lengths in µm, too, if pixels have a size."""
-    nothing = np.zeros((1, 1))
-    columns = measure(Instances.empty((1, 1)), nothing, pixel_size=1.0 if sized else None)
+    nothing = np.zeros((1, 1, len(channels)) if channels else (1, 1))
+    columns = measure(Instances.empty((1, 1)), nothing, channels, 1.0 if sized else None)
     return ",".join(["image", *columns]) + "\n"
 
 
-def cell_tables(bands: Bands, image: npt.NDArray[Any], pixel_size: float | None) -> Iterator[Table]:
+def cell_tables(
+    bands: Bands, image: npt.NDArray[Any], pixel_size: float | None, channels: Sequence[str] = ()
+) -> Iterator[Table]:
     """Measure the cells band by band, so that no image is held whole; see :func:`measure`."""
     before = 0
     for part in bands:
@@ -123,7 +127,7 @@ def cell_tables(bands: Bands, image: npt.NDArray[Any], pixel_size: float | None)
         if not len(part):
             top, bottom = 0, 1
         own, _ = part.window((bottom - top, bands.size[1]), (0, -top))
-        table = measure(own, np.asarray(image[top:bottom]), pixel_size=pixel_size)
+        table = measure(own, np.asarray(image[top:bottom]), channels, pixel_size)
         # Neighbours may be in another band.
         seen, numbers = bands.strip(top, bottom)
         labels = np.concatenate([[-1], numbers])[seen.to_labels()] + 1

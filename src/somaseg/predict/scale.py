@@ -57,7 +57,8 @@ def scale_for(diameter: float, known: float) -> float:
 
 
 def rescale(image: Image, scale: float) -> Image:
-    """Enlarge or reduce an image, (h, w) or (h, w, 3), of any number type."""
+    """Enlarge or reduce an image, (h, w) or (h, w, channels), of any number type; or a mapped."""
+    image = image[:]
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     known = image.dtype in (np.uint8, np.uint16, np.float32)

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
 
-from somaseg.data.images import read_image
+from somaseg.data.axes import Choice
+from somaseg.data.images import Levels, read_image
+from somaseg.data.planes import read_only
 from somaseg.data.types import Dataset
 from somaseg.decide import Fusion, Settle, default_settings, dump_settings, parse_settings
 from somaseg.decide.rescore import Rescorer
@@ -95,6 +98,32 @@ class Segmenter:
             made.rescorer = Rescorer.of_bytes(json.dumps(bundle.rescorer).encode(), "rescorer")
         return made
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of an image, that it looks at, by name or number from 0; none: images of one channel."""
+        return self.predictor.channels
+
+    @property
+    def choice(self) -> Choice:
+        """What of a stack it looks at."""
+        return Choice(channels=self.channels, of_model=True)
+
+    def choice_for(self, asked: Choice) -> Choice:
+        """What of stacks to take, of what a user asks for; without a word, the model's channels.
+
+        Raises:
+            SomasegError: channels that are not as many as the model looks at.
+        """
+        if not asked.inputs:
+            return replace(asked, channels=self.channels, of_model=True)
+        if len(asked.inputs) != max(len(self.channels), 1):
+            known = f" ({', '.join(self.channels)})" if self.channels else ""
+            raise SomasegError(
+                f"the model looks at {max(len(self.channels), 1)} channel(s){known}, not at "
+                f"{len(asked.inputs)}: give as many names, in that order"
+            )
+        return asked
+
     @overload
     def __call__(self, image: Image | str | Path, diameter: Diameter = None) -> Instances: ...
 
@@ -114,8 +143,9 @@ class Segmenter:
         """Segment an image, or several; results are held in memory.
 
         Args:
-            image: array (h, w) or (h, w, 3) of any intensity range, the path of one, a list of
-                these, or a data set.
+            image: array (h, w) or (h, w, 3) of any intensity range, or, for a model of c
+                :attr:`channels`, (c, h, w) or (h, w, c); the path of one, a list of these, or a
+                data set.
             diameter: of the cells in pixels, or ``auto``, if it is not that which the model knows;
                 by default :attr:`diameter`.
 
@@ -128,10 +158,18 @@ class Segmenter:
         if isinstance(image, Dataset):
             return {sample.id: self(sample.image(), diameter) for sample in image}
         if isinstance(image, str | Path):
-            image = read_image(image)
+            image = read_only(image, self.choice) if self.channels else read_image(image)
         if not isinstance(image, np.ndarray):
             return [self(one, diameter) for one in image]
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        if (inputs := len(self.channels)) > 1:
+            if image.ndim != 3 or inputs not in (image.shape[0], image.shape[2]):
+                raise SomasegError(
+                    f"image of shape {image.shape}: must be ({inputs}, h, w) or (h, w, {inputs}), "
+                    f"the model's channels {', '.join(self.channels)}"
+                )
+            if image.shape[2] != inputs:
+                image = np.moveaxis(image, 0, -1)
+        elif image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
             raise SomasegError(f"image of shape {image.shape}: must be (h, w) or (h, w, 3)")
         return self.bands(image, diameter=diameter).whole()
 
@@ -139,7 +177,7 @@ class Segmenter:
         self,
         image: Image,
         folder: str | Path | None = None,
-        levels: tuple[float, float] | None = None,
+        levels: Levels | None = None,
         stamp: Any = None,
         progress: Progress | None = None,
         diameter: Diameter = None,
@@ -166,7 +204,7 @@ class Segmenter:
         self,
         image: Image,
         folder: str | Path | None = None,
-        levels: tuple[float, float] | None = None,
+        levels: Levels | None = None,
         stamp: Any = None,
         progress: Progress | None = None,
     ) -> Bands:

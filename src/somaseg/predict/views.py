@@ -33,7 +33,7 @@ class View:
     scale: float = 1.0
 
     def image(self, gray: Gray) -> Gray:
-        """Show the view of an image (h, w): float32 (h', w')."""
+        """Show the view of an image (h, w) or (h, w, channels): float32 (h', w') or the like."""
         if self.mirrored:
             gray = gray[:, ::-1]
         turned = np.ascontiguousarray(np.rot90(gray, self.turns))

@@ -8,14 +8,16 @@
 See https://ngff.openmicroscopy.org/0.4/
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.axes import RGB
+from somaseg.data.composite import COLOURS
 from somaseg.errors import SomasegError
 from somaseg.folders import atomic_folder
 from somaseg.masks.flat import Size
@@ -41,15 +43,20 @@ def check_zarr() -> None:
 
 
 def write_ome_zarr(
-    path: str | Path, image: npt.NDArray[Any], bands: Bands, pixel_size: float | None = None
+    path: str | Path,
+    image: npt.NDArray[Any],
+    bands: Bands,
+    pixel_size: float | None = None,
+    channels: Sequence[str] = (),
 ) -> None:
     """Write one image with its cells, strip by strip; the folder is there whole or not at all.
 
     Args:
         path: ends in ``.ome.zarr``.
-        image: (h, w) or (h, w, 3), mapped or in memory.
+        image: (h, w), (h, w, 3) or (h, w, c), mapped or in memory.
         bands: its cells.
         pixel_size: side of a pixel in µm, if known.
+        channels: their names; three without are red, green and blue.
 
     Raises:
         SomasegError: zarr is not installed.
@@ -66,14 +73,16 @@ def write_ome_zarr(
         name = path.name.removesuffix(".ome.zarr")
         root.attrs["multiscales"] = _multiscales(name, bands.size, pixel_size, colours)
         if colours:
-            listed = zip(("red", "green", "blue"), ("FF0000", "00FF00", "0000FF"), strict=True)
+            hues = COLOURS if channels else ("FF0000", "00FF00", "0000FF")
+            listed = zip(channels or RGB, cycle(hues), strict=False)
+            top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
             root.attrs["omero"] = {
                 "channels": [
                     {
                         "label": label,
                         "color": colour,
                         "active": True,
-                        "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+                        "window": {"min": 0, "max": int(top), "start": 0, "end": int(top)},
                     }
                     for label, colour in listed
                 ]

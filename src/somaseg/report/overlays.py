@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from somaseg.data.composite import composite
 from somaseg.data.images import normalise, to_gray
 from somaseg.errors import SomasegError
 from somaseg.files import atomic_path
@@ -175,8 +176,11 @@ def to_rgb(image: npt.NDArray[Any]) -> RGB:
 
     8-bit values stay as they are, unless the image is gray and dark (nearly all of it below half
     of the range, as fluorescence often is). That, and any other number type, is stretched from
-    its 1st to its 99th percentile (dark images to the 99.9th).
+    its 1st to its 99th percentile (dark images to the 99.9th). Channels other than three are shown
+    by :func:`somaseg.data.composite.composite`.
     """
+    if image.ndim == 3 and image.shape[2] != 3:
+        return composite(image)
     if image.dtype != np.uint8:
         return _stretched(to_gray(image), 99)
     if image.ndim == 3:

@@ -22,8 +22,10 @@ from typing import Any
 import yaml
 
 from somaseg.data.audit import Audit, audit
+from somaseg.data.axes import Choice
 from somaseg.data.types import Dataset
-from somaseg.decide import Choice, Decision, decide, dump_settings
+from somaseg.decide import Choice as Chosen
+from somaseg.decide import Decision, decide, dump_settings
 from somaseg.errors import SomasegError
 from somaseg.files import is_there, write_json, write_text
 from somaseg.folders import CHOICE, PLAN, SCORES, hold
@@ -111,6 +113,7 @@ def make_ready(
     format: str = "auto",
     images: str | Path | None = None,
     skip_faulty: bool = False,
+    choice: Choice | None = None,
     room: int = 0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
@@ -126,6 +129,8 @@ def make_ready(
         format: of the data; ``auto`` looks what is there.
         images: folder of the images, if they lie elsewhere.
         skip_faulty: learn from the sound part of the data, and of those to train on first.
+        choice: what of stacks to learn from: channels, a frame, a slice; also of the data to train
+            on first.
         room: trainings side by side that a cluster has room for; 0: this machine trains.
 
     Raises:
@@ -159,12 +164,14 @@ def make_ready(
             f"{stands}: stands already; add --resume to go on with it, or give another --out"
         )
     made = plan_for(
-        DataConfig.at(data, format, images, skip_faulty),
+        DataConfig.at(data, format, images, skip_faulty, choice),
         parse_duration(budget) if isinstance(budget, str) else float(budget),
         jobs=jobs,
         seed=seed,
         weights=weights,
-        pretrain=None if pretrain is None else DataConfig.at(pretrain, skip_faulty=skip_faulty),
+        pretrain=None
+        if pretrain is None
+        else DataConfig.at(pretrain, skip_faulty=skip_faulty, choice=choice),
         refit=refit,
         room=room,
         tell=tell,
@@ -181,7 +188,7 @@ def check_data(folder: Path, data: DataConfig) -> Audit:
     Raises:
         SomasegError: the data have errors.
     """
-    found = audit(data.path, data.format, data.images)
+    found = audit(data.path, data.format, data.images, choice=data.choice)
     faults = [
         {"kind": f.kind, "severity": f.severity, "where": f.file, "row": f.row, "image": f.image}
         | {"message": f.message}
@@ -297,7 +304,7 @@ def _described(chosen: Decision) -> str:
     return head + yaml.safe_dump(fields, sort_keys=False)
 
 
-def _fields(choice: Choice) -> dict[str, Any]:
+def _fields(choice: Chosen) -> dict[str, Any]:
     return {
         "method": choice.method,
         "members": choice.member_weights,

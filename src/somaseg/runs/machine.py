@@ -72,7 +72,13 @@ def _memory() -> int:
         return 0  # not a POSIX system
 
 
-def seconds_per_step(preset: str, samples: Sequence[Sample], threads: int, steps: int = 3) -> float:
+def seconds_per_step(
+    preset: str,
+    samples: Sequence[Sample],
+    threads: int,
+    steps: int = 3,
+    channels: Sequence[str] = (),
+) -> float:
     """Train a few steps of a preset for real; the median of all but the first.
 
     Args:
@@ -80,6 +86,7 @@ def seconds_per_step(preset: str, samples: Sequence[Sample], threads: int, steps
         samples: annotated images; the fullest few are used.
         threads: of the processor, as the training will have.
         steps: that are measured.
+        channels: of the images, that are learned from.
 
     Raises:
         TypeError: the preset is not trained in steps.
@@ -89,7 +96,7 @@ def seconds_per_step(preset: str, samples: Sequence[Sample], threads: int, steps
     read = load_preset(preset)
     fullest = sorted(samples, key=lambda sample: len(sample.annotated()), reverse=True)[:_MEASURED]
     torch.manual_seed(0)
-    model = build_model(parse_config(read.model, preset), learn_info(fullest))
+    model = build_model(parse_config(read.model, preset), learn_info(fullest, channels))
     if not isinstance(model, Network):
         raise TypeError(f"{preset}: family {model.config.family!r} has no training steps")
     settings = TrainSettings.model_validate({**read.training, "steps": steps + 1})

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from somaseg.data.fingerprint import Fingerprint, fingerprint
 from somaseg.errors import SomasegError
 from somaseg.files import read_yaml, write_text
-from somaseg.models.registry import load_preset, parse_config, validate
+from somaseg.models.registry import check_channels, load_preset, parse_config, validate
 from somaseg.models.training.loop import default_threads
 from somaseg.models.training.settings import TrainSettings
 from somaseg.runs.machine import Hardware, find_hardware, seconds_per_step
@@ -132,7 +132,7 @@ def plan_for(
     speed = {}
     for name in candidates(hardware):
         tell(f"measuring the speed of {name}")
-        speed[name] = seconds_per_step(name, dataset.samples, threads)
+        speed[name] = seconds_per_step(name, dataset.samples, threads, channels=data.channels)
     return make_plan(
         *(data, fingerprint(dataset), hardware, budget, speed),
         seed=seed,
@@ -213,9 +213,8 @@ def make_plan(
     considered = candidates(hardware)
     trainings = folds + refit
     chosen, factor = _choose(considered, seconds, available / trainings)
-    minutes = available / 60
     reasons["members"] = (
-        f"{len(chosen)} of {', '.join(considered)}: {minutes:.0f} minutes of training in "
+        f"{len(chosen)} of {', '.join(considered)}: {available / 60:.0f} minutes of training in "
         f"all ({budget / 60:.0f} minutes × {jobs} jobs × {TRAINING_SHARE:.0%}), "
         + "; ".join(f"{name} takes {seconds[name]:.2f} s a step" for name in chosen)
     )
@@ -317,7 +316,8 @@ def read_plan(path: str | Path) -> Plan:
     fields = read_yaml(path)
     plan = validate(Plan, fields if isinstance(fields, dict) else {}, str(path))
     for member in plan.members:
-        parse_config(member.model, f"{path}: member {member.name}")
+        config = parse_config(member.model, f"{path}: member {member.name}")
+        check_channels(config, plan.data.channels)
     return plan
 
 

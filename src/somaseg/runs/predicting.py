@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from somaseg.data.axes import Plane
 from somaseg.data.types import Sample
-from somaseg.data.windows import find_levels
 from somaseg.errors import SomasegError
 from somaseg.files import own_folder, read_json, write_text
 from somaseg.models.registry import validate
@@ -42,7 +41,7 @@ class _Image(BaseModel):
     id: str
     size: tuple[int, int]
     path: str | None
-    plane: dict[str, int | str] | None
+    plane: dict[str, int | str | list[int]] | None
     pixel_size: float | None
 
 
@@ -155,7 +154,9 @@ def _begin(segmenter: Segmenter, sample: Sample, out: str | Path, jobs: int) -> 
     try:
         image = sample.image(mapped=True)
         folder, stamp = place_of_rows(out, sample)
-        levels = known_levels(folder, stamp) or find_levels(image, name=str(sample.image_path))
+        levels = known_levels(folder, stamp) or segmenter.predictor.levels(
+            image, str(sample.image_path)
+        )
     except SomasegError:
         return iter(())
     rows = begin_rows(segmenter.predictor, image, folder, levels, stamp)

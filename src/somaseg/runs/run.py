@@ -38,7 +38,7 @@ from somaseg.folders import (
     part_of_run,
 )
 from somaseg.instances import Instances
-from somaseg.models.registry import Preset, load_preset, parse_config, validate
+from somaseg.models.registry import Preset, check_channels, load_preset, parse_config, validate
 from somaseg.models.training.settings import TrainSettings
 from somaseg.predict.store import load_predictions
 from somaseg.runs.sources import DataConfig, learn_from, load_annotated
@@ -100,7 +100,7 @@ class RunConfig(BaseModel):
         given["training"] = training
         given["start_from"] = None if start_from is None else str(Path(start_from).resolve())
         config = validate(cls, changed(given, changes or {}, "--set"), "settings")
-        parse_config(config.model, "model")
+        check_channels(parse_config(config.model, "model"), config.data.channels)
         return config
 
 

@@ -1,11 +1,12 @@
 """Where the images of a run are, and how they are loaded."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from somaseg.data import Dataset, load_dataset
+from somaseg.data.axes import Choice
 from somaseg.data.formats.registry import format_names
 from somaseg.data.load import sound_part
 from somaseg.errors import SomasegError
@@ -21,6 +22,14 @@ class DataConfig(BaseModel):
     format: str = "auto"
     images: str | None = None
     skip_faulty: bool = False
+    channels: tuple[str, ...] = Field((), description="that are learned from, by name or number")
+    frame: int | None = None
+    z: str | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """What of stacks is learned from."""
+        return Choice(None, self.frame, self.z, self.channels)
 
     @field_validator("format")
     @classmethod
@@ -36,25 +45,31 @@ class DataConfig(BaseModel):
         format: str = "auto",
         images: str | Path | None = None,
         skip_faulty: bool = False,
+        choice: Choice | None = None,
     ) -> Self:
-        """Make one by paths that hold from any folder.
+        """Make one by paths that hold from any folder; ``choice`` is what of stacks is wanted.
 
         Raises:
             SomasegError: there is no such format.
         """
-        fields = {
+        fields: dict[str, Any] = {
             "path": str(Path(path).resolve()),
             "format": str(format),
             "images": str(Path(images).resolve()) if images else None,
             "skip_faulty": skip_faulty,
         }
+        if choice is not None:
+            fields |= {"channels": choice.inputs, "frame": choice.frame, "z": choice.z}
         return validate(cls, fields, "data")
 
 
 def load_annotated(data: DataConfig) -> Dataset:
     """Load a data set and keep its annotated images; of a faulty one the sound, if so asked."""
     where = (data.path, data.format, data.images)
-    dataset = sound_part(*where)[0] if data.skip_faulty else load_dataset(*where)
+    if data.skip_faulty:
+        dataset = sound_part(*where, choice=data.choice)[0]
+    else:
+        dataset = load_dataset(*where, choice=data.choice)
     annotated = dataset.subset([s.id for s in dataset if s.instances is not None])
     if not len(annotated):
         raise SomasegError(f"{data.path}: no image in it is annotated")

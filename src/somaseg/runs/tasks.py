@@ -84,8 +84,9 @@ def train_fold(run: Run, samples: list[Sample], fold: int | None, report: Report
     config, folder = run.config, run.part(fold)
     # Layers that no weights file fills start from noise: the same noise in every sitting.
     torch.manual_seed(config.training.seed)
+    info = learn_info(samples, config.data.channels)
     # Weights to start from take the place of the preset's own, which are not fetched then.
-    model = build_model(parse_config(config.model), learn_info(samples), not config.start_from)
+    model = build_model(parse_config(config.model), info, not config.start_from)
     if config.start_from:
         if not isinstance(model, Network):
             raise SomasegError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from somaseg.data.axes import Choice
 from somaseg.data.faults import Faults
 from somaseg.data.formats.results import RESULTS_NAME, is_results_file, read_results, unknown_images
 from somaseg.data.load import detect, read_dataset
@@ -20,7 +21,10 @@ _SCATTERED = 20
 
 
 def read_truth(
-    path: str | Path, predictions: str | Path | None = None, left_out: Faults | None = None
+    path: str | Path,
+    predictions: str | Path | None = None,
+    left_out: Faults | None = None,
+    choice: Choice | None = None,
 ) -> Dataset:
     """Load what predictions are held against; images need not be at hand.
 
@@ -29,6 +33,7 @@ def read_truth(
         predictions: where the sizes of the images are looked up, if ``path`` is a table of runs
             that does not have them.
         left_out: takes what is wrong; faulty rows and images are then left out.
+        choice: what of stacks is wanted, if the images are.
 
     Raises:
         SomasegError: nothing readable, faulty, or sizes are nowhere to be found.
@@ -36,14 +41,14 @@ def read_truth(
     path = _file_meant(Path(path))
     if is_results_file(path):
         return _as_dataset(read_results(path, left_out=left_out), str(path))
-    reading = _read(path)
+    reading = _read(path, choice=choice)
     if predictions is not None and any(f.kind == "unknown size" for f in reading.faults):
         predictions = _file_meant(Path(predictions))
         if not is_results_file(predictions):
             sizes = {sample.id: sample.size for sample in _read(predictions).dataset}
         else:
             sizes = {name: found.size for name, found in read_results(predictions).items()}
-        reading = _read(path, sizes)
+        reading = _read(path, sizes, choice)
     if any(fault.kind == "unknown size" for fault in reading.faults):
         raise SomasegError(
             f"{path}: says nowhere how large its images are, nor do the predictions; add the "
@@ -124,14 +129,14 @@ def _file_meant(path: Path) -> Path:
     return path / RESULTS_NAME if (path / RESULTS_NAME).is_file() else path
 
 
-def _read(path: Path, sizes: Sizes | None = None) -> Reading:
+def _read(path: Path, sizes: Sizes | None = None, choice: Choice | None = None) -> Reading:
     if path.is_dir() and detect(path)[0].name == "images":
         # Where instances are expected, a folder of nothing but images holds label images.
         reading = read_dataset(path, "labels", need_images=False)
         for sample in reading.dataset:
             _refuse_photograph(path, sample)
         return reading
-    return read_dataset(path, need_images=False, sizes=sizes)
+    return read_dataset(path, need_images=False, sizes=sizes, choice=choice)
 
 
 def _refuse_photograph(path: Path, sample: Sample) -> None:

@@ -7,7 +7,8 @@ Weights and images come from formulas that every machine repeats (:func:`weights
 :func:`image`, :func:`labels`), so that only the package's answers are stored:
 
 - ``cpnet.npz``: the network's tensors by name and shape; its output; the maps of ``eval`` of an
-  image, enlarged and reduced, in plain and in flipped tiles (every fifth pixel).
+  image, enlarged and reduced, in plain and in flipped tiles (every fifth pixel); and those of an
+  RGB image, cells green and nuclei red.
 - ``dynamics.npz``: flows of a label image; the masks of these flows under noise, with and without
   the check of their errors; and those of every second pixel of them, enlarged.
 """
@@ -47,6 +48,12 @@ def image() -> np.ndarray:
     rng = np.random.default_rng(8)
     blocks = np.kron(rng.random((15, 21)), np.ones((10, 10)))
     return (200 * blocks + 50 * rng.random(SIZE)).astype(np.uint8)
+
+
+def stained() -> np.ndarray:
+    """Another picture in each colour: uint8 (h, w, 3)."""
+    gray = image()
+    return np.stack([gray[::-1] // 2, gray, gray * 0], -1)
 
 
 def labels() -> np.ndarray:
@@ -98,6 +105,12 @@ def main() -> None:
             )
             whole = np.concatenate([found[1], found[2][None]])
             maps[f"maps_{diameter:g}_{flip}"] = whole[:, ::EVERY, ::EVERY].astype(np.float32)
+    # Flipped tiles and an enlarged image at once.
+    _, found, _ = model.eval(
+        stained(), channels=[2, 1], diameter=DIAMETERS[0], augment=True, compute_masks=False
+    )
+    whole = np.concatenate([found[1], found[2][None]])
+    maps["stained"] = whole[:, ::EVERY, ::EVERY].astype(np.float32)
     np.savez_compressed(
         HERE / "cpnet.npz",
         cellpose=version,

@@ -19,3 +19,8 @@ class CellposeConfig(FlowDecoding):
         "cpsam", description="a Cellpose 4 model, by path or name (cpsam, cpsam_v2), or none"
     )
     zero_padding: bool = Field(True, description="pad images with zeros, as Cellpose")
+
+    @property
+    def most_channels(self) -> int:
+        """The network looks at three, in any order."""
+        return 3

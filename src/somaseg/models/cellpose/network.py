@@ -19,7 +19,7 @@ FIELDS = 3
 
 
 class SamFlows(nn.Module):
-    """Cellpose 4's network: images (b, 1, 256, 256) to maps (b, 3 + classes, 256, 256).
+    """Cellpose 4's network: images (b, 1 to 3, 256, 256) to maps (b, 3 + classes, 256, 256).
 
     The package puts logits of classes before the flows; here they come after, as in all networks
     of flows.
@@ -41,14 +41,14 @@ class SamFlows(nn.Module):
         self.net.encoder.patch_embed.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Gray images (b, 1, 256, 256) to maps (b, 3 + classes, 256, 256)."""
+        """Images (b, 1 to 3, 256, 256) to maps (b, 3 + classes, 256, 256)."""
         if image.shape[-2:] != (self.side, self.side):
             raise SomasegError(
                 f"Cellpose 4 takes images of {self.side}×{self.side} pixels, not "
                 f"{image.shape[-1]}×{image.shape[-2]}; set training.crop to {self.side}"
             )
-        empty = torch.zeros_like(image)
-        out: Tensor = self.net(torch.cat([image, empty, empty], 1))[0]
+        empty = torch.zeros_like(image[:, :1]).expand(-1, 3 - image.shape[1], -1, -1)
+        out: Tensor = self.net(torch.cat([image, empty], 1))[0]
         return torch.cat([out[:, -FIELDS:], out[:, :-FIELDS]], 1)
 
 

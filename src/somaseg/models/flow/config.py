@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from somaseg.models.config import BUNDLED, WIDTHS, ModelConfig
+from somaseg.models.config import BUNDLED, MANY, WIDTHS, ModelConfig
 
 CPNET = "cpnet"
 """The encoder's name that stands for Cellpose's whole network."""
@@ -62,6 +62,11 @@ class FlowConfig(FlowDecoding):
     tile: int = Field(224, ge=64, description="side of the tiles, in network pixels (cpnet)")
     diameter: float = Field(28.0, gt=0, description="cells are scaled to this diameter, in pixels")
     freeze_norm: bool = Field(True, description="keep a timm encoder's batch statistics")
+
+    @property
+    def most_channels(self) -> int:
+        """Of Cellpose's network two: the cells', and the nuclei's."""
+        return 2 if self.encoder == CPNET else MANY
 
     @model_validator(mode="after")
     def _fits_cpnet(self) -> Self:

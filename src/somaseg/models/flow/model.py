@@ -31,7 +31,7 @@ class FlowModel(FlowNetwork):
             if config.pretrained not in ("auto", "none"):
                 self._start_from_cellpose(self.net)
         else:
-            encoder = Encoder(config.encoder, config.pretrained)
+            encoder = Encoder(config.encoder, config.pretrained, info.inputs)
             self.net = UNet(encoder, config.decoder, 3 + len(info.names))
         self.diameter = config.diameter
         self.label_stride = self.net.stride
@@ -56,7 +56,7 @@ class FlowModel(FlowNetwork):
     def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
         """The whole network."""
         side = max(2 * self.multiple, 16)
-        return self.net, (1, 1, side, side)
+        return self.net, (1, self.info.inputs, side, side)
 
     def maps(self, gray: Gray) -> Maps:
         """Flows in network units, cell logit, class logits: float32 (3 + classes, h, w)."""

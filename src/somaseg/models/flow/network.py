@@ -32,7 +32,7 @@ class FlowNetwork(Dense, Network):
     Maps: channels 0, 1 flows in network units (5 = unit length), 2 the cell logit, 3… classes.
 
     Attributes:
-        net: images (b, 1, h, w) to maps (b, 3 + classes, h / stride, w / stride).
+        net: images (b, channels, h, w) to maps (b, 3 + classes, h / stride, w / stride).
         diameter: of cells in network pixels.
     """
 
@@ -62,7 +62,7 @@ class FlowNetwork(Dense, Network):
         inner = (slice(m, m + side), slice(m, m + side))
         classes = np.append(np.int16(-1), crop.classes)[labels[inner]]
         return {
-            "image": crop.image[None],
+            "image": crop.channels,
             "flows": label_flows(each_piece(labels))[:, *inner],
             "foreground": (labels[inner] > 0).astype(np.float32),
             "classes": classes.astype(np.int64),

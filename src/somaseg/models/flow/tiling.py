@@ -40,8 +40,8 @@ def run_tiled(
     """Run a network on an enlarged or reduced image, tile by tile.
 
     Args:
-        network: (b, 1, t, t') to (b, c, t, t').
-        gray: float32 (h, w).
+        network: (b, n, t, t') to (b, c, t, t').
+        gray: float32 (h, w), n = 1, or (h, w, n).
         scale: network pixels per image pixel.
         tile: largest side of a tile, in network pixels.
         smallest: sides are padded to at least this, in network pixels.
@@ -55,33 +55,36 @@ def run_tiled(
         float32 (c, h', w') on network pixels; h' is h · scale, rounded down.
     """
     h, w = network_size(gray.shape, scale)
-    if (h, w) != gray.shape:
+    if (h, w) != gray.shape[:2]:
         gray = cv2.resize(gray, (w, h), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     (top, bottom), (left, right) = _padding(h, smallest), _padding(w, smallest)
     mode: Literal["constant", "symmetric"] = "constant" if zeros else "symmetric"
-    padded = np.pad(gray, ((top, bottom), (left, right)), mode)
+    planes = gray[None] if gray.ndim == 2 else np.moveaxis(gray, -1, 0)
+    padded = np.pad(planes, ((0, 0), (top, bottom), (left, right)), mode)
     if flip:
         # Half-overlapping tiles are always whole ones.
-        padded = np.pad(padded, [(0, max(tile - side, 0)) for side in padded.shape], mode)
+        more = [(0, max(tile - side, 0)) for side in padded.shape[1:]]
+        padded = np.pad(padded, [(0, 0), *more], mode)
+    size = (padded.shape[1], padded.shape[2])
     # Odd columns are flipped upside down, odd rows left to right.
     places = [
         (y, x, flip and column % 2 == 1, flip and row % 2 == 1)
-        for row, y in enumerate(_starts(padded.shape[0], tile, overlap, flip))
-        for column, x in enumerate(_starts(padded.shape[1], tile, overlap, flip))
+        for row, y in enumerate(_starts(size[0], tile, overlap, flip))
+        for column, x in enumerate(_starts(size[1], tile, overlap, flip))
     ]
-    height, width = min(tile, padded.shape[0]), min(tile, padded.shape[1])
+    height, width = min(tile, size[0]), min(tile, size[1])
     window = taper(height, width)
     total: Maps | None = None
-    weight = np.zeros(padded.shape, np.float32)
+    weight = np.zeros(size, np.float32)
     for at in range(0, len(places), BATCH):
         batch = places[at : at + BATCH]
         parts = np.stack(
-            [_flip(padded[y : y + height, x : x + width], up, over) for y, x, up, over in batch]
+            [_flip(padded[:, y : y + height, x : x + width], up, over) for y, x, up, over in batch]
         )
         with predicting(device or torch.device("cpu")):
-            out = network(torch.from_numpy(parts)[:, None].to(device)).float().cpu().numpy()
+            out = network(torch.from_numpy(parts).to(device)).float().cpu().numpy()
         if total is None:
-            total = np.zeros((out.shape[1], *padded.shape), np.float32)
+            total = np.zeros((out.shape[1], *size), np.float32)
         for maps, (y, x, up, over) in zip(out, batch, strict=True):
             part = _flip(maps, up, over)
             if flip:

@@ -40,6 +40,7 @@ def import_model(
     names: Sequence[str] = (),
     diameter: float | None = None,
     fields: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
 ) -> Imported:
     """Make a model of a file of another library; it predicts what the library would.
 
@@ -51,6 +52,7 @@ def import_model(
         names: of the classes; by default those in the file or config.
         diameter: of the cells, in image pixels.
         fields: of our config, that replace all others.
+        channels: of the images, that a model of Cellpose looks at; without, images are gray.
 
     Raises:
         SomasegError: unreadable, of no library that is known, or of an architecture that has no
@@ -60,12 +62,16 @@ def import_model(
     if library is not None and library not in LIBRARIES:
         raise SomasegError(f"--from {library}: not one of {', '.join(LIBRARIES)}")
     if library == "cellpose" or (library is None and not Path(file).exists()):
-        return _cellpose(file, names, diameter, fields)
+        return _cellpose(file, names, diameter, fields, channels)
     checkpoint = read_checkpoint_file(file)
     found, tensors = recognise(checkpoint.tensors, str(file))
     found = library or found
     if found == "cellpose":
-        return _cellpose(file, names, diameter, fields)
+        return _cellpose(file, names, diameter, fields, channels)
+    if channels:
+        raise SomasegError(
+            f"--chan: {file} is of {found}, not of Cellpose; it looks at gray images"
+        )
     if found == "encoder":
         raise SomasegError(
             f"{file}: an encoder alone, which finds no cells; start a training from it: "
@@ -167,7 +173,11 @@ def _told(
 
 
 def _cellpose(
-    file: str | Path, names: Sequence[str], diameter: float | None, fields: Mapping[str, Any]
+    file: str | Path,
+    names: Sequence[str],
+    diameter: float | None,
+    fields: Mapping[str, Any],
+    channels: Sequence[str],
 ) -> Imported:
     from somaseg.models.cellpose.convert import import_cellpose
 
@@ -175,7 +185,8 @@ def _cellpose(
         raise SomasegError("--set: a Cellpose model has all its settings in the file")
     if len(names) > 1:
         raise SomasegError(f"--classes: a Cellpose model has one class, not {len(names)}")
-    return Imported(import_cellpose(file, diameter, *names), "cellpose", [])
+    made = import_cellpose(file, diameter, names[0] if names else "cell", channels)
+    return Imported(made, "cellpose", [])
 
 
 def _with_card(model: Model, file: str | Path, library: str) -> Model:

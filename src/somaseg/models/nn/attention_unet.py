@@ -71,16 +71,17 @@ class AttentionUNet(nn.Module):
     Args:
         widths: channels of each level, fine to coarse; each level has half the resolution.
         outputs: channels of the output map, which has the image's resolution.
+        in_channels: of the image.
     """
 
-    def __init__(self, widths: Sequence[int], outputs: int) -> None:
+    def __init__(self, widths: Sequence[int], outputs: int, in_channels: int = 1) -> None:
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"an attention U-Net needs two widths or more, not {len(widths)}")
         self.stride = 1
         self.multiple = 2 ** (len(widths) - 1)
         # A convolution first: a pre-activation would cut off half of the gray values.
-        self.stem = nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.down = nn.ModuleList(
             ResidualUnit(below, width)
             for below, width in zip((widths[0], *widths[:-1]), widths, strict=True)
@@ -92,7 +93,7 @@ class AttentionUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], outputs, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (b, 1, h, w) to maps (b, outputs, h, w); sides are multiples of `multiple`."""
+        """Images (b, c, h, w) to maps (b, outputs, h, w); sides are multiples of `multiple`."""
         features = self.stem(image)
         skips = []
         for level, unit in enumerate(self.down):

@@ -6,6 +6,7 @@ insists, ``none`` starts from noise, anything else is a path to a file of weight
 """
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class Encoder(nn.Module):
         name: a timm model name that supports ``features_only`` (``timm.list_models()``).
         pretrained: ``auto``, ``imagenet``, ``none`` or the path of a weights file.
         in_channels: channels of the input image; 1 repeats a gray image three times, so that
-            ImageNet weights fit.
+            ImageNet weights fit; others than 1 and 3 get their first convolution from its weights
+            (:func:`widen`).
         depth: number of pyramid levels kept, finest first.
 
     Attributes:
@@ -43,8 +45,6 @@ class Encoder(nn.Module):
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "resnet18"
             raise SomasegError(f"encoder {name!r}: timm has no such model; try one of: {near}")
-        if in_channels not in (1, 3):
-            raise SomasegError(f"encoder {name!r}: in_channels must be 1 or 3, not {in_channels}")
         try:
             self.network = timm.create_model(
                 name, features_only=True, pretrained=False, out_indices=tuple(range(depth))
@@ -59,6 +59,7 @@ class Encoder(nn.Module):
         self.strides: tuple[int, ...] = tuple(levels.reduction())
         self.in_channels = in_channels
         load_pretrained(self.network, name, pretrained)
+        widen(self.network, in_channels)
         for module in self.network.modules():
             if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
                 module.forward = partial(_depthwise, module)  # type: ignore[method-assign]
@@ -69,6 +70,43 @@ class Encoder(nn.Module):
             image = image.expand(-1, 3, -1, -1)
         levels: list[Tensor] = self.network(image)
         return levels
+
+
+def widen(network: nn.Module, channels: int) -> None:
+    """Let a network of RGB images look at images of ``channels``; at 1 and 3 it does already.
+
+    Its first convolution takes the weights of red, green and blue in turn, scaled to the number of
+    channels: images whose channels are alike give what they gave (timm's rule).
+    """
+    if channels in (1, 3):
+        return
+    from timm.models import adapt_input_conv
+
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    with torch.no_grad():
+        first.weight = nn.Parameter(adapt_input_conv(channels, first.weight))
+    first.in_channels = channels
+
+
+def widened(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of RGB or gray images for a network of other channels, by :func:`widen`'s rule.
+
+    Args:
+        theirs: weights by name.
+        ours: of the network that they are for.
+    """
+    from timm.models import adapt_input_conv
+
+    found = dict(theirs)
+    for name, weight in theirs.items():
+        own = ours.get(name)
+        if own is None or own.ndim != 4 or weight.ndim != 4 or own.shape == weight.shape:
+            continue
+        same = own.shape[0] == weight.shape[0] and own.shape[2:] == weight.shape[2:]
+        if same and weight.shape[1] in (1, 3):
+            of_rgb = weight.expand(-1, 3, -1, -1) / (3 if weight.shape[1] == 1 else 1)
+            found[name] = adapt_input_conv(own.shape[1], of_rgb)
+    return found
 
 
 def _depthwise(conv: nn.Conv2d, image: Tensor) -> Tensor:

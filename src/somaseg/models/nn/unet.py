@@ -64,7 +64,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(below, outputs, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (b, 1 or 3, h, w) to maps (b, outputs, h / stride, w / stride)."""
+        """Images (b, c, h, w) to maps (b, outputs, h / stride, w / stride)."""
         *skips, features = self.encoder(image)
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             features = block(features, skip)

@@ -21,16 +21,23 @@ class Pyramid(nn.Module):
     Attributes:
         strides: network pixels a step, finest first, the RPN's extra level included.
         multiple: images must be padded to a multiple of it.
+        channels: of images; gray ones are repeated three times.
     """
 
-    def __init__(self, config: RCNNConfig, pretrained: str) -> None:
+    def __init__(self, config: RCNNConfig, pretrained: str, channels: int = 3) -> None:
         super().__init__()
         finest, coarsest = config.strides[0], config.strides[-1]
-        self.encoder = Encoder(config.backbone, pretrained, 3, depth=coarsest.bit_length() - 1)
+        self.encoder = Encoder(
+            config.backbone, pretrained, channels, depth=coarsest.bit_length() - 1
+        )
         # Micrographs are normalised to 0..1; the weights expect what they were trained on.
         expects = timm.get_pretrained_cfg(config.backbone)
         mean, std = (expects.mean, expects.std) if expects else ((0.5,) * 3, (0.5,) * 3)
-        mean, std = config.mean or mean, config.std or std
+        # Further channels have those of red, green and blue again, as their weights.
+        mean, std = (
+            tuple(of_rgb[k % 3] for k in range(channels))
+            for of_rgb in (config.mean or mean, config.std or std)
+        )
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         if config.stride_in_1x1:
@@ -38,6 +45,7 @@ class Pyramid(nn.Module):
         self._freeze(config.frozen_stages)
         if config.norm == "frozen":
             freeze_batch_norm_2d(self.encoder.network)
+        self.channels = channels
         self.skipped = self.encoder.strides.index(finest)
         self.fpn = FeaturePyramidNetwork(
             list(self.encoder.channels[self.skipped :]),
@@ -48,7 +56,9 @@ class Pyramid(nn.Module):
         self.strides = (*config.strides, 2 * coarsest) if config.pool_level else config.strides
         # What lies beyond the image: black, or what normalisation makes zero.
         self.multiple = coarsest if config.padding == "mean" else self.strides[-1]
-        beyond = self.get_buffer("mean") if config.padding == "mean" else torch.zeros(3, 1, 1)
+        beyond = (
+            self.get_buffer("mean") if config.padding == "mean" else torch.zeros(channels, 1, 1)
+        )
         self.register_buffer("beyond", beyond.clone(), persistent=False)
 
     def _stride_in_1x1(self, name: str) -> None:
@@ -76,7 +86,7 @@ class Pyramid(nn.Module):
                 weights.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (b, 3, h, w) in 0..1, h and w multiples, to levels (b, c, h / s, w / s)."""
+        """Images (b, channels, h, w) in 0..1, h and w multiples, to levels (b, c, h / s, w / s)."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         features = self.encoder((images - mean) / std)[self.skipped :]
         named = OrderedDict((str(i), level) for i, level in enumerate(features))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from somaseg.models.config import BUNDLED, ModelConfig
+from somaseg.models.config import BUNDLED, MANY, ModelConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -166,6 +166,11 @@ class RCNNConfig(ModelConfig):
         True, description="suppress whatever the classes; false: each class on its own"
     )
     detections: PositiveInt = Field(1000, description="most raw predictions an image")
+
+    @property
+    def most_channels(self) -> int:
+        """As many as one likes."""
+        return MANY
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

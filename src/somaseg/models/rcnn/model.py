@@ -20,6 +20,7 @@ from somaseg.instances import Instances
 from somaseg.masks.flat import offsets_of
 from somaseg.models.base import Batch, Gray, Image, Network, Region
 from somaseg.models.config import ModelInfo
+from somaseg.models.dense import as_batch
 from somaseg.models.device import predicting
 from somaseg.models.rcnn.backbone import Pyramid
 from somaseg.models.rcnn.box import Detections
@@ -50,7 +51,11 @@ class RCNN(Region, Network):
         self.info = info
         classes = len(info.names) + 1
         detector = read_pretrained(config.pretrained, config.backbone)
-        self.backbone = Pyramid(config, "none" if detector else config.pretrained)
+        self.backbone = Pyramid(
+            config,
+            "none" if detector else config.pretrained,
+            3 if info.inputs == 1 else info.inputs,
+        )
         self.rpn = Proposals(config, self.backbone.strides)
         self.box = BoxStages(config, classes)
         heads = MaskStages if config.mask_heads == "stages" else ConvMask
@@ -85,7 +90,7 @@ class RCNN(Region, Network):
 
     def example(self, crop: Crop) -> dict[str, Any]:
         """Image and truth of a crop."""
-        return {"image": crop.image[None], "truth": Truth.of_crop(crop, self.names)}
+        return {"image": crop.channels, "truth": Truth.of_crop(crop, self.names)}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Join examples to a batch; images of several sizes stay a list."""
@@ -127,7 +132,7 @@ class RCNN(Region, Network):
     def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
         """Encoder and pyramid; what comes after depends on what is found."""
         side = 2 * self.backbone.multiple
-        return self.backbone, (1, 3, side, side)
+        return self.backbone, (1, self.backbone.channels, side, side)
 
     def outputs(self) -> list[str]:
         """Levels of the pyramid."""
@@ -147,7 +152,7 @@ class RCNN(Region, Network):
             proposals, _ = self.rpn(batch, features)
             detections = self.box.predict(features, proposals, batch.image_sizes)
             return [
-                self._draw([level[i : i + 1] for level in features], one, enlarged, gray.shape)
+                self._draw([level[i : i + 1] for level in features], one, enlarged, gray.shape[:2])
                 for i, (one, gray) in enumerate(zip(detections, grays, strict=True))
             ]
 
@@ -175,7 +180,7 @@ class RCNN(Region, Network):
                 torch.as_tensor(scores, dtype=torch.float32, device=self.device),
                 torch.as_tensor(classes, device=self.device).long() + 1,
             )
-            return self._draw(features, detections, enlarged, gray.shape)
+            return self._draw(features, detections, enlarged, gray.shape[:2])
 
     @contextmanager
     def _predicting(self) -> Iterator[None]:
@@ -189,11 +194,11 @@ class RCNN(Region, Network):
 
     def _encode(self, grays: Sequence[Gray]) -> tuple[ImageList, list[Tensor], Tensor]:
         """Features of images of one shape; by how much their x y x y were enlarged, exactly."""
-        h, w = grays[0].shape
+        h, w = grays[0].shape[:2]
         height, width = self._enlarged((h, w))
         interpolation = cv2.INTER_AREA if height < h else cv2.INTER_LINEAR
         resized = [cv2.resize(gray, (width, height), interpolation=interpolation) for gray in grays]
-        batch = self.stack([torch.from_numpy(image)[None] for image in resized])
+        batch = self.stack(as_batch(np.stack(resized)))
         enlarged = torch.tensor([width / w, height / h] * 2, device=self.device)
         return batch, self.run(batch.tensors), enlarged
 
@@ -242,7 +247,7 @@ class RCNN(Region, Network):
         )
 
     def stack(self, images: Tensor | Sequence[Tensor]) -> ImageList:
-        """Make images one batch of three channels, padded to a multiple of the pyramid's."""
+        """Make images one batch of the encoder's channels, padded as the pyramid asks."""
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         multiple = self.backbone.multiple
         height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))

@@ -64,7 +64,7 @@ class Truth:
     @classmethod
     def of_crop(cls, crop: Crop, names: Sequence[str]) -> "Truth":
         """Collect the cells of a training crop from its label planes (`Instances.layers`)."""
-        size = (crop.image.shape[0], crop.image.shape[1])
+        size = (crop.image.shape[-2], crop.image.shape[-1])
         parts = [Instances.empty(size, names)]
         for plane in crop.planes:
             flat, values = labels_to_crops(plane)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from somaseg.errors import SomasegError
 from somaseg.models.foreign.detector import background_first
 from somaseg.models.foreign.names import NETWORK, TABLES, rename
-from somaseg.models.nn.encoders import read_weights
+from somaseg.models.nn.encoders import read_weights, widened
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def fill_detector(model: nn.Module, weights: dict[str, Tensor], source: str) -> 
         SomasegError: the file is of another encoder.
     """
     wanted = model.state_dict()
+    weights = widened(weights, wanted)
     fits = {k: v for k, v in weights.items() if k in wanted and v.shape == wanted[k].shape}
     missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
     encoder = [k for k in missing if k.startswith("backbone.encoder.")]

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from somaseg.models.config import BUNDLED, ModelConfig
+from somaseg.models.config import BUNDLED, MANY, ModelConfig
 
 
 class SemanticConfig(ModelConfig):
@@ -43,6 +43,11 @@ class SemanticConfig(ModelConfig):
         0.2, gt=0, lt=1, description="rise of a seed over the pass to the next (border or seeds)"
     )
     min_area: int = Field(15, ge=1, description="floor for cells, in image pixels")
+
+    @property
+    def most_channels(self) -> int:
+        """As many as one likes."""
+        return MANY
 
     @model_validator(mode="after")
     def _used(self) -> Self:

@@ -44,7 +44,7 @@ class SemanticModel(Dense, Network):
             *(("touching", "outline") if config.border else ()),
             *(("depth",) if config.seeds else ()),
         )
-        self.net = build_network(config, len(self.channels) + len(info.names))
+        self.net = build_network(config, len(self.channels) + len(info.names), info.inputs)
         # All targets are rare; without this the first hundred steps are spent on learning it.
         nn.init.constant_(self.net.head.bias[: len(self.channels)], RARE)
         self.label_stride = self.net.stride
@@ -76,7 +76,7 @@ class SemanticModel(Dense, Network):
         targets = semantic_targets(labels)
         classes = np.append(np.int16(-1), crop.classes)[labels[inner]]
         return {
-            "image": crop.image[None],
+            "image": crop.channels,
             "targets": np.stack([getattr(targets, name)[inner] for name in self.channels]),
             "weights": 1 + np.float32(self.config.touching_weight) * targets.touching[inner],
             "classes": classes.astype(np.int64),
@@ -112,7 +112,7 @@ class SemanticModel(Dense, Network):
     def core(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
         """The whole network."""
         side = 2 * self.multiple
-        return self.net, (1, 1, side, side)
+        return self.net, (1, self.info.inputs, side, side)
 
     def maps(self, gray: Gray) -> Maps:
         """Logits: float32 (channels + classes, h, w)."""

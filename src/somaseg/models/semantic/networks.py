@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from somaseg.errors import SomasegError
 from somaseg.models.config import BUNDLED
 from somaseg.models.nn.attention_unet import AttentionUNet
-from somaseg.models.nn.encoders import Encoder, fill, load_pretrained, read_weights
+from somaseg.models.nn.encoders import Encoder, fill, load_pretrained, read_weights, widen
 from somaseg.models.nn.unet import UNet
 from somaseg.models.semantic.config import SemanticConfig
 
@@ -23,6 +23,7 @@ class SmpNetwork(nn.Module):
         encoder: one of smp's own (``resnet34``), or ``tu-`` and the name of a timm network.
         pretrained: ``auto``, ``imagenet``, ``none`` or a weights file, as for our own encoders.
         outputs: channels of the output map, which has the image's resolution.
+        in_channels: of the image, as for our own encoders.
 
     Raises:
         SomasegError: unknown names, or weights that cannot be had.
@@ -31,7 +32,9 @@ class SmpNetwork(nn.Module):
     stride = 1
     multiple = 32
 
-    def __init__(self, architecture: str, encoder: str, pretrained: str, outputs: int) -> None:
+    def __init__(
+        self, architecture: str, encoder: str, pretrained: str, outputs: int, in_channels: int = 1
+    ) -> None:
         super().__init__()
         import segmentation_models_pytorch as smp
 
@@ -61,6 +64,7 @@ class SmpNetwork(nn.Module):
             load_pretrained(self.net.encoder, encoder, pretrained)
         elif pretrained not in ("imagenet", "none"):
             fill(self.net.encoder, read_weights(pretrained), pretrained)
+        widen(self.net.encoder, in_channels)
 
     @property
     def encoder(self) -> nn.Module:
@@ -75,22 +79,23 @@ class SmpNetwork(nn.Module):
         return head
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (b, 1 or 3, h, w) to maps (b, outputs, h, w)."""
+        """Images (b, in_channels, h, w) to maps (b, outputs, h, w)."""
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
         out: Tensor = self.net(image)
         return out
 
 
-def build_network(config: SemanticConfig, outputs: int) -> Any:
+def build_network(config: SemanticConfig, outputs: int, in_channels: int = 1) -> Any:
     """Make the network: it has ``stride``, ``multiple``, a last convolution ``head``, and
     ``encoder`` unless it is from scratch.
     """
     if config.network == "attention_unet":
-        return AttentionUNet(config.widths, outputs)
+        return AttentionUNet(config.widths, outputs, in_channels)
     if config.network == "smp":
-        return SmpNetwork(config.architecture, config.encoder, config.pretrained, outputs)
-    return UNet(Encoder(config.encoder, config.pretrained), config.decoder, outputs)
+        encoder = config.encoder, config.pretrained
+        return SmpNetwork(config.architecture, *encoder, outputs, in_channels)
+    return UNet(Encoder(config.encoder, config.pretrained, in_channels), config.decoder, outputs)
 
 
 def is_pretrained(config: SemanticConfig) -> bool:

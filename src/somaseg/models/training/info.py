@@ -9,11 +9,15 @@ from somaseg.errors import SomasegError
 from somaseg.models.config import ModelInfo
 
 
-def learn_info(samples: Sequence[Sample]) -> ModelInfo:
+def learn_info(samples: Sequence[Sample], channels: Sequence[str] = ()) -> ModelInfo:
     """Class names, the median cell diameter and whether images have one class each.
 
     The diameter is the median over classes of each class's median, so that a class of many cells
     does not decide alone; a cell's diameter is that of a circle of its area.
+
+    Args:
+        samples: annotated images.
+        channels: of them, that are learned from (:attr:`somaseg.data.axes.Choice.inputs`).
 
     Raises:
         SomasegError: there is no cell to learn from.
@@ -30,4 +34,5 @@ def learn_info(samples: Sequence[Sample]) -> ModelInfo:
         names=found[0].names,
         diameter=float(np.median(diameters)),
         one_class=len(found[0].names) > 1 and all(s.image_class is not None for s in samples),
+        channels=tuple(channels),
     )

@@ -83,6 +83,7 @@ def train_network(
         cache=folder.parent / PREPARED,  # the run's: its folds share it
         cache_key=model.config.model_dump_json(),
         prepare=model.prepare,
+        channels=model.info.inputs,
     )
     optimizer = _optimizer(model, settings)
     schedule = LambdaLR(optimizer, lambda step: rate_factor(step, settings))

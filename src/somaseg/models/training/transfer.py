@@ -10,6 +10,7 @@ from somaseg.errors import SomasegError
 from somaseg.models.base import Network
 from somaseg.models.bundle import KEY, OLD_KEY, load_model
 from somaseg.models.foreign.start import starting_tensors
+from somaseg.models.nn.encoders import widened
 from somaseg.models.rcnn.weights import leftover
 
 
@@ -34,7 +35,7 @@ def start_from(model: Network, path: str | Path) -> str:
         theirs, kind = starting_tensors(model, path)
         family = f"it is of {kind}"
     ours = model.state_dict()
-    known = model.adopt(theirs)
+    known = widened(model.adopt(theirs), ours)
     fits = {k: v for k, v in known.items() if k in ours and ours[k].shape == v.shape}
     if len(fits) < 0.9 * min(len(ours), len(theirs)):
         raise SomasegError(
