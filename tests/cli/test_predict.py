@@ -29,7 +29,7 @@ def run(*arguments):
 
 def test_tiles_and_whole_image_agree_with_the_model_that_comes_along():
     """Tiles lie on the grid of the network, as the whole does."""
-    image = make_image("cort", 4, (376, 376))[0]
+    image = make_image("cort", 9, (376, 376))[0]
     whole = load_segmenter(tile=512)(image)
     segmenter = load_segmenter(tile=290, overlap=60)
     assert len(segmenter.predictor.grid(image.shape)) == 4

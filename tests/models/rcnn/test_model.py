@@ -40,7 +40,7 @@ def test_masks_of_the_models_own_boxes_are_its_predictions(heads):
     made = model(score_floor=0.0, detections=20, input_scale=1.5, **heads)
     image = make_image("cort", 4, (90, 110))[0]
     with made._predicting():
-        batch, features, enlarged = made._encode(prepare_image(image))
+        batch, features, enlarged = made._encode([prepare_image(image)])
         proposals, _ = made.rpn(batch, features)
         (found,) = made.box.predict(features, proposals, batch.image_sizes)
     again = made.predict_masks(
