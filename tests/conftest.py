@@ -13,6 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Of whoever started the tests, or of xdist: tables would be as wide as that says.
 os.environ.pop("COLUMNS", None)
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 # The first call of a kernel may compile it; that is no sign of a slow test.
@@ -21,3 +22,13 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("somaseg"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "somaseg"))
+
+
+@pytest.fixture(autouse=True)
+def _choices_end_with_a_test():
+    """`--device`, `--engine` and the like stand in the environment until the process ends."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("SOMASEG_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("SOMASEG_")]:
+        del os.environ[name]
+    os.environ.update(before)

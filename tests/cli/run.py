@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import resource
 import sys
 import warnings
@@ -56,6 +57,7 @@ def somaseg(*arguments, check=True, processes=False) -> Done:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code = 0
     with (
+        patch.dict(os.environ),  # a process's end takes its choices with it
         patch.object(sys, "argv", ["somaseg", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -8,6 +8,8 @@ from somaseg.data.synthetic import write_dataset
 from somaseg.errors import SomasegError
 from somaseg.instances import Instances
 from somaseg.models.bundle import read_bundle
+from somaseg.models.config import ModelInfo
+from somaseg.models.registry import build_model, parse_config
 from somaseg.predict import load
 from somaseg.predict.load import find_model, load_segmenter
 from somaseg.runs import distilling
@@ -111,11 +113,12 @@ def test_too_few_annotations(place):
 
 
 def test_fast_takes_the_sibling(place, tmp_path, monkeypatch):
-    with pytest.raises(SomasegError, match=r"has no fast model beside it, .*-fast\.safetensors; "):
-        find_model(place / "student.safetensors", fast=True)
     made = tmp_path / "m.safetensors"
-    for name in ("m.safetensors", "m-fast.safetensors"):
-        (tmp_path / name).write_bytes((place / "student.safetensors").read_bytes())
+    info = ModelInfo(names=("cort",), diameter=16)
+    build_model(parse_config(SMALL), info).save(made)
+    with pytest.raises(SomasegError, match=r"has no fast model beside it, .*-fast\.safetensors; "):
+        find_model(made, fast=True)
+    (tmp_path / "m-fast.safetensors").write_bytes(made.read_bytes())
     assert find_model(made, fast=True) == tmp_path / "m-fast.safetensors"
     out = tmp_path / "masks"
     somaseg("predict", place / "data" / "test", "-m", made, "--fast", "--out", out)
