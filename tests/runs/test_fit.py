@@ -70,9 +70,9 @@ def test_the_bundle_predicts_as_its_members_do(place):
     assert sum(len(member.models) for member in bundle.members) == 2 * len(bundle.members)
     assert bundle.card["chosen"]
     image = np.random.default_rng(0).integers(0, 255, (70, 90), np.uint8)
-    whole = load_segmenter(place / "run")
+    whole = load_segmenter(place / "run", precision="float32")
     for member in bundle.members:
-        one = load_segmenter(place / "run" / "members" / member.name)
+        one = load_segmenter(place / "run" / "members" / member.name, precision="float32")
         raw = one.predictor(image)
         if len(bundle.members) == 1:
             joined = whole.predictor(image)

@@ -34,7 +34,7 @@ OPTIONS = {
 def samples(tmp_path_factory):
     """A slide as OME-Zarr that knows the size of its pixels, and three small images."""
     folder = tmp_path_factory.mktemp("slides")
-    slide = make_image("cort", 4, (260, 200))[0]
+    slide = make_image("shsy5y", 2, (260, 200))[0]
     group = zarr.open_group(folder / "scan.ome.zarr", mode="w", zarr_format=2)
     group.create_array("0", data=slide, chunks=(100, 100))
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
