@@ -140,6 +140,20 @@ def folder_child(options):
         print(json.dumps({"seconds": time.perf_counter() - began}))
 
 
+def print_row(row, one, known, note=""):
+    kind, engine, precision, views = row
+    name = ", ".join(filter(None, (kind, views and "no views", note)))
+    line = f"{name:<24}{engine:<10}{precision:<10}"
+    if "error" in one:
+        print(f"{line}  {one['error']}", flush=True)
+        return
+    rcnn, cellpose = (other["seconds"] for other in known.values())
+    numbers = (one["seconds"], one["seconds"] / rcnn, cellpose / one["seconds"])
+    score = "" if one["score"] is None else f"{one['score']:.4f}"
+    line += "".join(f"{number:12.2f}" for number in numbers)
+    print(f"{line}{score:>12}{one['memory'] / 2**30:8.2f} GiB", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -156,28 +170,16 @@ def main():
     if options.cores:
         folder_child(options)
         return
-    rows = [("ensemble", *way, None) for way in WAYS] + [("ensemble", *WAYS[0], "none")]
+    others = [(kind, "torch", "float32", None) for kind in (RCNN, CELLPOSE)]
+    rows = [*others, *(("ensemble", *way, None) for way in WAYS), ("ensemble", *WAYS[0], "none")]
     rows += [("fast", *way, None) for way in WAYS] if options.fast else []
-    rows += [(RCNN, "torch", "float32", None), (CELLPOSE, "torch", "float32", None)]
-    named = {(*row, ""): run(["--child", json.dumps(row)]) for row in rows}
-    freed = ("ensemble", *WAYS[0], None)
-    named[*freed, "freed"] = run(["--child", json.dumps(freed)], MALLOC_ARENA_TEST="8")
-    theirs = [named[kind, "torch", "float32", None, ""]["seconds"] for kind in (RCNN, CELLPOSE)]
     heads = ("CPU s", "x R-CNN", "Cellpose x", "score", "memory")
     print(f"{'':<24}{'engine':<10}{'precision':<10}" + "".join(f"{head:>12}" for head in heads))
-    for (kind, engine, precision, views, note), one in named.items():
-        name = ", ".join(filter(None, (kind, views and "no views", note)))
-        if "error" in one:
-            print(f"{name:<24}{engine:<10}{precision:<10}  {one['error']}")
-            continue
-        score = "" if one["score"] is None else f"{one['score']:.4f}"
-        seconds = one["seconds"]
-        numbers = (seconds, seconds / theirs[0], theirs[1] / seconds)
-        print(
-            f"{name:<24}{engine:<10}{precision:<10}"
-            + "".join(f"{number:12.2f}" for number in numbers)
-            + f"{score:>12}{one['memory'] / 2**30:8.2f} GiB"
-        )
+    known = {row: run(["--child", json.dumps(row)]) for row in others}
+    for row in rows:
+        print_row(row, known.get(row) or run(["--child", json.dumps(row)]), known)
+    freed = ("ensemble", *WAYS[0], None)
+    print_row(freed, run(["--child", json.dumps(freed)], MALLOC_ARENA_TEST="8"), known, "freed")
     if options.folder:
         wall = [run(["--cores", cores])["seconds"] for cores in "12"]
         print(
