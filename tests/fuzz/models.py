@@ -41,7 +41,7 @@ from somaseg.runs.cross_validate import score_run
 from somaseg.runs.ensemble import read_settings
 from somaseg.runs.ledger import read_ledger
 from somaseg.runs.members import read_members
-from somaseg.runs.plan import read_plan
+from somaseg.runs.plan_file import read_plan
 from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.search import Search, SearchConfig
 from somaseg.runs.sources import DataConfig

@@ -19,7 +19,7 @@ from somaseg.errors import SomasegError
 from somaseg.models.bundle import load_model, read_bundle
 from somaseg.predict.load import load_segmenter
 from somaseg.runs.fit import fit
-from somaseg.runs.plan import read_plan
+from somaseg.runs.plan_file import read_plan
 from tests.cli.run import somaseg
 
 MODEL = {"family": "flow", "decoder": [16, 16, 8, 8], "diameter": 16, "pretrained": "none"}

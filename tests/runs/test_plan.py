@@ -15,9 +15,8 @@ from somaseg.runs.plan import (
     MOST_STEPS,
     TRAINING_SHARE,
     make_plan,
-    read_plan,
-    write_plan,
 )
+from somaseg.runs.plan_file import read_plan, write_plan
 from somaseg.runs.run import DataConfig
 
 LAPTOP = Hardware(cores=2, memory=16 * GIB)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PLANNED = (
     "budget",
     "pretrain",
+    "start_from",
     "refit",
     "weights",
     "jobs",
@@ -72,6 +73,15 @@ def fit(
         Path | None,
         typer.Option(
             help="Other annotated images to train on first, such as LIVECell.", show_default=False
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Fine-tune this model instead of training families anew: a model file, a run's "
+            "folder, or `shipped`. Whether it got better is told, by its own score on these folds.",
+            show_default=False,
         ),
     ] = None,
     refit: Annotated[
@@ -121,6 +131,7 @@ def fit(
         "plan": plan_file,
         "resume": resume,
         "pretrain": pretrain,
+        "start_from": start_from,
         "refit": refit,
         "weights": parse_weights(weights),
         "jobs": jobs,
@@ -144,6 +155,8 @@ def fit(
         typer.echo(f"stopped; go on with: somaseg fit --resume --out {out}", err=True)
         raise typer.Exit(130) from None
     _print(fitted, str(out))
+    if fitted.verdict:
+        typer.echo(fitted.verdict)
     typer.echo(
         f"the model: {out}/model.safetensors (somaseg predict IMAGES --model {out}); "
         f"all of it to look at: {out}/report.html"
@@ -177,6 +190,8 @@ def _print(fitted: "Fitted", title: str) -> None:
         title_justify="left",
     )
     rows = [(name, scores.nested) for name, scores in fitted.members.items()]
+    if fitted.start is not None:
+        rows.insert(0, ("as it was", fitted.start.nested))
     rows.append((chosen.choice.label, chosen.nested))
     for name, score in rows:
         if score is chosen.nested:

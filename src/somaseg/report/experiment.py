@@ -95,6 +95,8 @@ class ExperimentPage:
         settings: tuned, by class name.
         tuning: curves of the tuned settings, drawn; none without.
         ledger: CV against leaderboard; without, nothing is said of it.
+        start: nested and optimistic score of the model that was fine-tuned, as it was.
+        verdict: what came of that, in a sentence.
     """
 
     title: str
@@ -108,6 +110,8 @@ class ExperimentPage:
     settings: Settle
     tuning: "Figure | None" = None
     ledger: LedgerPage | None = None
+    start: tuple[CompetitionScore, CompetitionScore] | None = None
+    verdict: str = ""
 
 
 def write_experiment(path: str | Path, page: ExperimentPage, *, pictures: int = 2) -> None:
@@ -173,7 +177,7 @@ def _summary(page: ExperimentPage) -> str:
     text = f"Chosen: {page.chosen}. It scores {score:.3f} (nested out-of-fold mAP{kind})"
     if len(page.members) > 1:
         text += f"; the best member alone, {best.name}, {alone:.3f}"
-    return text + "."
+    return " ".join(filter(None, [text + ".", page.verdict]))
 
 
 def _scores(page: ExperimentPage) -> dict[str, Any]:
@@ -191,6 +195,8 @@ def _scores(page: ExperimentPage) -> dict[str, Any]:
         ]
         for member in page.members
     ]
+    if page.start is not None:
+        rows.insert(0, ["the model it started from", *_row(*page.start, classes), "", ""])
     minutes = sum(member.minutes for member in page.members)
     last = [page.chosen, *_row(page.nested, page.optimistic, classes), f"{minutes:.0f}", ""]
     return {"head": head, "rows": [*rows, last]}

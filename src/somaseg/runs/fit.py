@@ -15,27 +15,25 @@ A stage whose files are there is not done again. Trainings go on from their chec
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from somaseg.data.audit import Audit, audit
 from somaseg.data.axes import Choice
-from somaseg.data.types import Dataset
-from somaseg.decide import Choice as Chosen
-from somaseg.decide import Decision, decide, dump_settings
+from somaseg.decide import Decision, decide
 from somaseg.errors import SomasegError
 from somaseg.files import is_there, write_json, write_text
 from somaseg.folders import CHOICE, PLAN, SCORES, hold
 from somaseg.models.registry import Preset
 from somaseg.runs.cross_validate import leave_model, score_run, train_parts
 from somaseg.runs.execute import Execute, Report, execute
-from somaseg.runs.outcome import write_outcome
-from somaseg.runs.plan import Plan, PlannedMember, parse_duration, plan_for, read_plan, write_plan
+from somaseg.runs.outcome import describe_choice, scores_of, write_outcome
+from somaseg.runs.plan import Plan, PlannedMember, parse_duration, plan_for
+from somaseg.runs.plan_file import read_plan, write_plan
 from somaseg.runs.run import Run, RunConfig
 from somaseg.runs.sources import DataConfig
+from somaseg.runs.starting import prepare_start, score_start, verdict
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,18 @@ class Fitted:
         folder: where all of it is; ``somaseg.load(folder)`` segments new images.
         members: out-of-fold scores of each member by name.
         chosen: how they are joined, and the score of that.
+        start: score of the model that was fine-tuned, as it was; none where none was.
     """
 
     folder: Path
     members: dict[str, Decision]
     chosen: Decision
+    start: Decision | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is better than the model that it started from; empty where there is none."""
+        return "" if self.start is None else verdict(self.start.nested, self.chosen.nested)
 
 
 def fit_data(
@@ -114,6 +119,7 @@ def make_ready(
     images: str | Path | None = None,
     skip_faulty: bool = False,
     choice: Choice | None = None,
+    start_from: str | Path | None = None,
     room: int = 0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
@@ -130,7 +136,9 @@ def make_ready(
         images: folder of the images, if they lie elsewhere.
         skip_faulty: learn from the sound part of the data, and of those to train on first.
         choice: what of stacks to learn from: channels, a frame, a slice; also of the data to train
-            on first.
+            on first. Without channels, those of ``start_from``.
+        start_from: a model to fine-tune instead of training families anew: ``shipped``, a model
+            file, or the folder of a run, a fit or an ensemble.
         room: trainings side by side that a cluster has room for; 0: this machine trains.
 
     Raises:
@@ -163,6 +171,9 @@ def make_ready(
         raise SomasegError(
             f"{stands}: stands already; add --resume to go on with it, or give another --out"
         )
+    start = None if start_from is None else prepare_start(start_from, out)
+    if start is not None and not (choice or Choice()).inputs:
+        choice = replace(choice or Choice(), channels=start.channels)
     made = plan_for(
         DataConfig.at(data, format, images, skip_faulty, choice),
         parse_duration(budget) if isinstance(budget, str) else float(budget),
@@ -174,6 +185,7 @@ def make_ready(
         else DataConfig.at(pretrain, skip_faulty=skip_faulty, choice=choice),
         refit=refit,
         room=room,
+        start=start,
         tell=tell,
     )
     write_plan(stands, made)
@@ -233,7 +245,7 @@ def _carry_out(folder: Path, plan: Plan, report: Report, execute: Execute) -> Fi
         for run in runs.values()
     ]
     _train(tasks, plan.jobs, report, execute)
-    fitted = join_members(folder, plan, runs)
+    fitted = join_members(folder, plan, runs, report)
     if plan.refit:
         chosen = [runs[name] for name in fitted.chosen.choice.member_weights]
         _train([(run, None) for run in chosen], plan.jobs, report, execute)
@@ -242,8 +254,8 @@ def _carry_out(folder: Path, plan: Plan, report: Report, execute: Execute) -> Fi
     return fitted
 
 
-def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
-    """Tune every member, choose the ensemble, and write both down."""
+def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run], report: Report) -> Fitted:
+    """Tune every member, choose the ensemble, score what was started from, and write all down."""
     dataset = next(iter(runs.values())).dataset()
     folds = next(iter(runs.values())).folds(dataset)
     scores = {name: score_run(run, dataset, plan.weights) for name, run in runs.items()}
@@ -254,9 +266,13 @@ def join_members(folder: Path, plan: Plan, runs: Mapping[str, Run]) -> Fitted:
         methods=plan.methods,
         class_weights=plan.weights,
     )
-    write_text(folder / CHOICE, _described(chosen))
-    fitted = Fitted(folder, scores, chosen)
-    write_json(folder / SCORES, _scores(fitted, runs, dataset))
+    write_text(folder / CHOICE, describe_choice(chosen))
+    start = None
+    if plan.start_from is not None:
+        path = Path(plan.start_from)
+        start = score_start(path, folder, dataset, folds, plan.weights, report)
+    fitted = Fitted(folder, scores, chosen, start)
+    write_json(folder / SCORES, scores_of(fitted, runs, dataset))
     return fitted
 
 
@@ -289,43 +305,3 @@ def _train(
 ) -> None:
     named = [(f"{run.folder.name} {run.part(fold).name}", run, fold) for run, fold in parts]
     train_parts(named, jobs, report, execute)
-
-
-def _described(chosen: Decision) -> str:
-    """Lay out the choice as YAML."""
-    fields = {
-        "choice": _fields(chosen.choice),
-        "considered": [
-            {"what": what, "score": round(score, 4)} for what, score in chosen.considered
-        ],
-        "by_fold": {fold: _fields(choice) for fold, choice in chosen.by_fold.items()},
-    }
-    head = "# Chosen on all images (for new ones), and on all but each fold's (for the score).\n"
-    return head + yaml.safe_dump(fields, sort_keys=False)
-
-
-def _fields(choice: Chosen) -> dict[str, Any]:
-    return {
-        "method": choice.method,
-        "members": choice.member_weights,
-        "settings": dump_settings(choice.settings),
-        "score": round(choice.score, 4),
-    }
-
-
-def _scores(fitted: Fitted, runs: Mapping[str, Run], dataset: Dataset) -> dict[str, Any]:
-    chosen = fitted.chosen
-    return {
-        "nested": chosen.nested.to_json(),
-        "optimistic": chosen.optimistic.to_json(),
-        "chosen": chosen.choice.label,
-        "members": {
-            name: {
-                "nested": scores.nested.to_json(),
-                "optimistic": scores.optimistic.to_json(),
-                "training": runs[name].scores()["training"],
-            }
-            for name, scores in fitted.members.items()
-        },
-        "images": len(dataset),
-    }

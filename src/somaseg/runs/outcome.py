@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from somaseg.decide import dump_settings
+import yaml
+
+from somaseg.decide import Choice, Decision, dump_settings
 from somaseg.errors import SomasegError
 from somaseg.folders import MODEL, REPORT
 from somaseg.models.bundle import Bundle, BundleMember, load_model, write_bundle
@@ -61,6 +63,7 @@ def _card(plan: Plan, fitted: "Fitted") -> dict[str, Any]:
         "chosen": fitted.chosen.choice.label,
         "nested out-of-fold mAP": round(score.map, 4),
         "the same, classes weighted": None if score.weighted is None else round(score.weighted, 4),
+        **({"fine-tuned": fitted.verdict} if fitted.verdict else {}),
         "by class": {name: round(value, 4) for name, value in score.by_class.items()},
     }
 
@@ -97,6 +100,8 @@ def write_page(
         settings=chosen.choice.settings,
         tuning=curves_figure(chosen.tuned),
         ledger=ledger_page(path.parent),
+        start=(fitted.start.nested, fitted.start.optimistic) if fitted.start else None,
+        verdict=fitted.verdict,
     )
     write_experiment(path, page)
 
@@ -131,3 +136,46 @@ def ledger_page(run: Path) -> LedgerPage:
     )
     # What is odd about runs that are not drawn is of no interest here.
     return LedgerPage(shown, add, again, boards, current, kind, ledger.problems if boards else ())
+
+
+def describe_choice(chosen: Decision) -> str:
+    """What was chosen, as YAML."""
+    fields = {
+        "choice": _fields(chosen.choice),
+        "considered": [
+            {"what": what, "score": round(score, 4)} for what, score in chosen.considered
+        ],
+        "by_fold": {fold: _fields(choice) for fold, choice in chosen.by_fold.items()},
+    }
+    head = "# Chosen on all images (for new ones), and on all but each fold's (for the score).\n"
+    return head + yaml.safe_dump(fields, sort_keys=False)
+
+
+def _fields(choice: Choice) -> dict[str, Any]:
+    return {
+        "method": choice.method,
+        "members": choice.member_weights,
+        "settings": dump_settings(choice.settings),
+        "score": round(choice.score, 4),
+    }
+
+
+def scores_of(fitted: "Fitted", runs: Mapping[str, Run], dataset: "Dataset") -> dict[str, Any]:
+    """What ``scores.json`` says of an experiment."""
+    chosen = fitted.chosen
+    return {
+        "nested": chosen.nested.to_json(),
+        "optimistic": chosen.optimistic.to_json(),
+        "chosen": chosen.choice.label,
+        "members": {
+            name: {
+                "nested": scores.nested.to_json(),
+                "optimistic": scores.optimistic.to_json(),
+                "training": runs[name].scores()["training"],
+            }
+            for name, scores in fitted.members.items()
+        },
+        "images": len(dataset),
+        "start": fitted.start
+        and {"nested": fitted.start.nested.to_json(), "verdict": fitted.verdict},
+    }

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from somaseg.data.fingerprint import Fingerprint, fingerprint
 from somaseg.errors import SomasegError
-from somaseg.files import read_yaml, write_text
-from somaseg.models.registry import check_channels, load_preset, parse_config, validate
+from somaseg.models.registry import load_preset
 from somaseg.models.training.loop import default_threads
 from somaseg.models.training.settings import TrainSettings
 from somaseg.runs.machine import Hardware, find_hardware, seconds_per_step
@@ -72,6 +70,9 @@ class Plan(BaseModel):
         description="train the chosen members on all images at the end: one model of each goes "
         "into the bundle, instead of one a fold",
     )
+    start_from: str | None = Field(
+        None, description="model that is fine-tuned; its own score on the same folds is told"
+    )
     methods: tuple[str, ...] = Field(
         ("nmw", "wbf", "nms"), description="ways to join the members; the best is kept"
     )
@@ -82,6 +83,21 @@ class Plan(BaseModel):
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):
             raise ValueError("two members have one name; rename one")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that a fit starts from; :func:`somaseg.runs.starting.prepare_start` makes it.
+
+    Attributes:
+        model: its path.
+        presets: YAML file of each member that is trained, and the model file that it starts from.
+        channels: that it looks at.
+    """
+
+    model: Path
+    presets: Mapping[Path, Path]
+    channels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ def plan_for(
     pretrain: DataConfig | None = None,
     refit: bool = False,
     room: int = 0,
+    start: Start | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Planned:
     """Look at the data, measure the machine, and decide everything; see :func:`make_plan`.
@@ -115,6 +132,7 @@ def plan_for(
         pretrain: images to train on first.
         refit: train the chosen members on all images at the end.
         room: trainings side by side on a cluster, as fast as on a processor here; 0: on none.
+        start: a model that is fine-tuned; without, families are trained anew.
         tell: told what is being done.
 
     Raises:
@@ -130,7 +148,8 @@ def plan_for(
         hardware = replace(hardware, cores=jobs)
     threads = default_threads(hardware.jobs)
     speed = {}
-    for name in candidates(hardware):
+    presets = candidates(hardware) if start is None else tuple(map(str, start.presets))
+    for name in presets:
         tell(f"measuring the speed of {name}")
         speed[name] = seconds_per_step(name, dataset.samples, threads, channels=data.channels)
     return make_plan(
@@ -139,6 +158,7 @@ def plan_for(
         weights=weights,
         pretrain=pretrain,
         refit=refit,
+        start=start,
     )
 
 
@@ -175,6 +195,7 @@ def make_plan(
     weights: Mapping[str, float] | None = None,
     pretrain: DataConfig | None = None,
     refit: bool = False,
+    start: Start | None = None,
 ) -> Planned:
     """Decide everything.
 
@@ -183,11 +204,13 @@ def make_plan(
         facts: their fingerprint.
         hardware: of this machine.
         budget: seconds for the whole experiment.
-        seconds: measured seconds a training step of each candidate preset, one job on its own.
+        seconds: measured seconds a training step of each candidate preset, one job on its own; of
+            a model that is fine-tuned, of each of its members' presets.
         seed: of folds and training.
         weights: weight of each class in the score.
         pretrain: images to train on first.
         refit: train the chosen members on all images at the end.
+        start: a model that is fine-tuned.
 
     Raises:
         SomasegError: too few images, or not even one member can be trained in the time.
@@ -210,9 +233,14 @@ def make_plan(
         "given" if weights else "every image weighs as much as another, whatever its class"
     )
     available = budget * TRAINING_SHARE * jobs
-    considered = candidates(hardware)
+    considered = candidates(hardware) if start is None else tuple(seconds)
     trainings = folds + refit
-    chosen, factor = _choose(considered, seconds, available / trainings)
+    # Whoever knows cells already learns some of new ones in few steps.
+    least = LEAST_STEPS / (6 if start is None else 30)
+    chosen, factor = _choose(considered, seconds, available / trainings, least)
+    if start is not None:  # it knows cells already: more of the preset's steps bring nothing
+        factor = min(factor, 1.0)
+        reasons["start_from"] = "given; its own nested score on these folds stands beside"
     reasons["members"] = (
         f"{len(chosen)} of {', '.join(considered)}: {available / 60:.0f} minutes of training in "
         f"all ({budget / 60:.0f} minutes × {jobs} jobs × {TRAINING_SHARE:.0%}), "
@@ -236,11 +264,12 @@ def make_plan(
             )
         members.append(
             PlannedMember(
-                name=name,
+                name=Path(name).stem,
                 preset=name,
                 model=dict(preset.model),
                 training=training.model_copy(update={"steps": steps, "crop": crop}),
                 views="flips" if preset.model["family"] in ("flow", "semantic") else "none",
+                start_from=None if start is None else str(start.presets[Path(name)]),
             )
         )
         if facts.overall.diameter is not None and "diameter" in preset.model:
@@ -260,13 +289,14 @@ def make_plan(
         weights=dict(weights) if weights else None,
         pretrain=pretrain,
         refit=refit,
+        start_from=None if start is None else str(start.model),
         members=tuple(members),
     )
     return Planned(plan, reasons)
 
 
 def _choose(
-    candidates: Sequence[str], seconds: Mapping[str, float], available: float
+    candidates: Sequence[str], seconds: Mapping[str, float], available: float, least: float
 ) -> tuple[list[str], float]:
     """Take the first candidates that all fit; all get the same multiple of their steps.
 
@@ -274,6 +304,7 @@ def _choose(
         candidates: presets, the most wanted first.
         seconds: a step.
         available: seconds of training for one fold of all members.
+        least: share of the steps of the first below which there is too little time.
     """
     costs = {name: load_preset(name).training["steps"] * seconds[name] for name in candidates}
     for count in range(len(candidates), 0, -1):
@@ -281,10 +312,10 @@ def _choose(
         factor = available / sum(costs[name] for name in chosen)
         if factor >= LEAST_STEPS or count == 1:
             break
-    if factor < LEAST_STEPS / 6:
+    if factor < least:
         raise SomasegError(
             f"--budget: there is time for {factor:.0%} of the steps that {chosen[0]} takes on this "
-            f"machine; give at least {LEAST_STEPS / factor:.1f} times as much"
+            f"machine; give at least {6 * least / factor:.1f} times as much"
         )
     return chosen, min(factor, MOST_STEPS)
 
@@ -297,54 +328,3 @@ def _crop(crop: int, facts: Fingerprint) -> int:
     """Make a crop no larger than what the largest image, doubled, can fill."""
     limit = max(64, 2 * _longest(facts) // 32 * 32)
     return min(crop, limit)
-
-
-def write_plan(path: str | Path, planned: Planned) -> None:
-    """Write a plan as YAML, the reasons above the fields."""
-    fields = planned.plan.model_dump(mode="json")
-    head = "# What `somaseg fit` will do. Change what you know better and run it again:\n"
-    head += "# members may be added (any `somaseg models`), removed or changed.\n"
-    write_text(path, head + "\n".join(_lines(fields, planned.reasons, "", 0)) + "\n")
-
-
-def read_plan(path: str | Path) -> Plan:
-    """Read a plan.
-
-    Raises:
-        SomasegError: no such file, not YAML, or a field that is wrong: it is named.
-    """
-    fields = read_yaml(path)
-    plan = validate(Plan, fields if isinstance(fields, dict) else {}, str(path))
-    for member in plan.members:
-        config = parse_config(member.model, f"{path}: member {member.name}")
-        check_channels(config, plan.data.channels)
-    return plan
-
-
-def _lines(value: Any, reasons: Mapping[str, str], name: str, depth: int) -> list[str]:
-    """Lay nested fields out as YAML, with comments; leaves are written by the YAML library."""
-    pad = "  " * depth
-    out: list[str] = []
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in items:
-        full = f"{name}.{key}" if name else str(key)
-        if full in reasons:
-            out.append(f"{pad}# {reasons[full]}")
-        branch = (isinstance(item, dict) and bool(item)) or (
-            isinstance(item, list) and any(isinstance(i, dict) for i in item)
-        )
-        if isinstance(value, list):
-            inner = _lines(item, reasons, full, depth + 1)
-            # The first field stands on the dash's own line; a comment above it goes before.
-            first = next(i for i, line in enumerate(inner) if not line.lstrip().startswith("#"))
-            out += [line[2:] for line in inner[:first]]
-            out.append(f"{pad}- {inner[first].lstrip()}")
-            out += inner[first + 1 :]
-        elif branch:
-            out.append(f"{pad}{key}:")
-            out += _lines(item, reasons, full, depth + 1)
-        else:
-            # In a list of one, the library writes any leaf on one line.
-            text = yaml.safe_dump([item], default_flow_style=True, width=10_000).strip()[1:-1]
-            out.append(f"{pad}{key}: {text}")
-    return out
